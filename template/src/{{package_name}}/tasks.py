@@ -1,0 +1,14 @@
+"""Tasks: functions that arq runs as jobs. List them in `worker`."""
+
+import logging
+
+from .workerbase import Ctx, task
+
+logger = logging.getLogger(__name__)
+
+
+@task(max_retries=3)
+async def send_confirmation(ctx: Ctx, order_id: int, email: str) -> str:
+    """Send the confirmation of an order."""
+    logger.info("confirming order %d to %s", order_id, email)
+    return f"confirmed {order_id}"

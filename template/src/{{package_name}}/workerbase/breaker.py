@@ -1,0 +1,54 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; set WORKER_BREAKER_THRESHOLD.
+"""Tell "this message is bad" from "everything fails": a circuit breaker.
+
+When many different messages fail one after the other, something that they share is down, and
+retrying would only use up their tries. The breaker then opens: failures count against no
+message, and one message at a time is tried, with growing pauses, until one succeeds.
+"""
+
+import time
+from collections.abc import Callable
+
+MAX_PAUSE_S = 30.0
+
+
+class Breaker:
+    """Counts failures in a row; not thread-safe, like everything on the event loop."""
+
+    def __init__(
+        self, threshold: int, pause: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._threshold = threshold
+        self._first_pause = pause
+        self._clock = clock
+        self._failing: set[str] = set()
+        self._pause = pause
+        self._probe_at = 0.0
+        self.is_open = False
+
+    def succeeded(self) -> bool:
+        """Note a success; true if that closed the breaker."""
+        self._failing.clear()
+        closed, self.is_open = self.is_open, False
+        self._pause = self._first_pause
+        return closed
+
+    def failed(self, message_id: str) -> bool:
+        """Note a failure that may pass; true if that opened the breaker."""
+        if self.is_open:
+            self._pause = min(self._pause * 2, MAX_PAUSE_S)
+            self._probe_at = self._clock() + self._pause
+            return False
+        self._failing.add(message_id)
+        if len(self._failing) < self._threshold:
+            return False
+        self.is_open = True
+        self._probe_at = self._clock() + self._pause
+        return True
+
+    def may_probe(self) -> bool:
+        """Whether one message may be tried now; grants it only once per pause."""
+        if not self.is_open or self._clock() < self._probe_at:
+            return False
+        self._probe_at = self._clock() + self._pause
+        return True

@@ -1,0 +1,150 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; set WORKER_PREFETCH instead.
+"""Entries that this process has read and not yet started.
+
+A few wait here so that a slot which frees never waits for Redis. Never more than are handled in
+`AHEAD_S`: what waits behind slow handlers here could be running in another worker.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+from .lease import Delivery
+
+AHEAD_S = 0.05
+_SMOOTHING = 0.05
+_FASTEST_S = 1e-4
+
+
+class Buffer:
+    """A queue between the reader and the slots; all on one event loop."""
+
+    def __init__(self, concurrency: int, prefetch: int) -> None:
+        self._concurrency = concurrency
+        self._prefetch = prefetch
+        self._queue: deque[Delivery] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        # Slow until proven fast: the first read takes no more than there are slots.
+        self._mean_s = 1.0
+        self._paused = False
+        self._probes: int | None = None
+        self.running = 0
+        self.quiet = asyncio.Event()
+        """Set while nothing runs."""
+        self.quiet.set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    # --- the reader's side
+
+    def _room(self) -> int:
+        ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
+        limit = self._concurrency + min(self._prefetch, ahead)
+        room = limit - len(self._queue) - self.running
+        # Read in large bites while there is something left to do, at once when there is not.
+        return room if not self._queue or room * 2 >= limit else 0
+
+    async def room(self) -> int:
+        """Wait until entries are wanted; return how many."""
+        while self._paused or (room := self._room()) <= 0:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        return room
+
+    def add(self, deliveries: Iterable[Delivery]) -> None:
+        """Put entries at the end of the queue."""
+        self._queue.extend(deliveries)
+        self._wake_slots()
+
+    # --- the slots' side
+
+    def take(self) -> Delivery | None:
+        """Start the next entry, or return None when there is none to start now."""
+        if self._paused or not self._queue:
+            return None
+        if self._probes is None:
+            delivery = self._queue.popleft()
+        elif self._probes:
+            self._probes -= 1
+            delivery = self._queue.pop()
+        else:
+            return None
+        self.start()
+        return delivery
+
+    def start(self) -> None:
+        """Count one more running entry."""
+        self.running += 1
+        self.quiet.clear()
+
+    def done(self, seconds: float) -> None:
+        """Note that an entry ran for ``seconds``."""
+        self._mean_s += _SMOOTHING * (seconds - self._mean_s)
+        self.running -= 1
+        if not self.running:
+            self.quiet.set()
+        if self._reader is not None and not self._paused and self._room() > 0:
+            self._wake_reader()
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something."""
+        future = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        await future
+
+    def _wake_slots(self) -> None:
+        wanted = len(self._queue) if self._probes is None else self._probes
+        while wanted > 0 and self._idle and not self._paused:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                wanted -= 1
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    # --- steering
+
+    def pause(self) -> None:
+        """Start nothing and read nothing until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._wake_slots()
+        self._wake_reader()
+
+    def hold(self) -> None:
+        """Start entries only by `probe`."""
+        self._probes = 0
+
+    def probe(self) -> None:
+        """Let one entry start: the newest, so that probes go round."""
+        self._probes = 1
+        self._wake_slots()
+
+    def unhold(self) -> None:
+        """Start entries freely again."""
+        self._probes = None
+        self._wake_slots()
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Return an entry that was started and not settled."""
+        self._queue.appendleft(delivery)
+
+    def drop(self, lost: set[Delivery]) -> None:
+        """Forget waiting entries that are no longer ours."""
+        self._queue = deque(delivery for delivery in self._queue if delivery not in lost)
+
+    def clear(self) -> list[Delivery]:
+        """Forget all waiting entries; return them."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting

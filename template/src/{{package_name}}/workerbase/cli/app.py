@@ -1,0 +1,144 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
+"""What the commands share: the settings, a connection, output."""
+
+import asyncio
+import importlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+import click
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from ..base import BaseArqWorkerSettings
+from ..config import WorkerConfig
+from ..connect import connect
+from ..errors import SettingsError
+from ..events import EventRouter
+from ..types import RedisClient
+
+T = TypeVar("T")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class App:
+    """The worker that the command line belongs to."""
+
+    def __init__(self, settings: str) -> None:
+        self.settings_path = settings
+        self.console = Console(highlight=False)
+
+    def settings(self) -> type[BaseArqWorkerSettings]:
+        """Import the worker's settings.
+
+        Raises:
+            SettingsError: there are none; whatever else the import raises is passed on.
+        """
+        module, _, name = self.settings_path.partition(":")
+        found = getattr(importlib.import_module(module), name, None)
+        if not (isinstance(found, type) and issubclass(found, BaseArqWorkerSettings)):
+            msg = f"{self.settings_path} is no subclass of BaseArqWorkerSettings"
+            raise SettingsError(msg)
+        return found
+
+    @property
+    def config(self) -> WorkerConfig:
+        """The worker's configuration."""
+        return self.settings().config or WorkerConfig.load()
+
+    @property
+    def router(self) -> EventRouter:
+        """The worker's stream handlers."""
+        return self.settings().router or EventRouter()
+
+    def with_redis(self, work: Callable[[ArqRedis], Awaitable[T]]) -> T:
+        """Run ``work`` with an open client.
+
+        Raises:
+            click.ClickException: Redis does not answer.
+        """
+        config = self.config
+
+        async def main() -> T:
+            redis = connect(config.location, config.queue_name)
+            try:
+                return await work(redis)
+            finally:
+                await redis.aclose(close_connection_pool=True)
+
+        try:
+            return asyncio.run(main())
+        except (RedisError, OSError) as exc:
+            msg = f"Redis at {config.location} does not do this: {exc}"
+            raise click.ClickException(msg) from exc
+
+
+def client(redis: ArqRedis) -> RedisClient:
+    """Return ``redis`` as the type that the base works with."""
+    return cast("RedisClient", redis)
+
+
+pass_app = click.make_pass_decorator(App)
+
+
+def print_json(data: object) -> None:
+    """Write one JSON document to standard output."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def read_json(text: str, what: str) -> object:
+    """Read JSON from an option, or from standard input where it is ``-``.
+
+    Raises:
+        click.BadParameter: it is no JSON.
+    """
+    raw = sys.stdin.read() if text == "-" else text
+    try:
+        return json.loads(raw)
+    except ValueError as exc:
+        msg = f"{what} is no JSON: {exc}"
+        raise click.BadParameter(msg) from exc
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """``30``, ``30s``, ``5m``, ``2h`` or ``1d``, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse the text."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no duration; write 30s, 5m, 2h or 1d", param, ctx)
+        return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+DURATION = Duration()
+
+
+def ago(seconds: float | None) -> str:
+    """Write an age in its largest unit."""
+    if seconds is None:
+        return "-"
+    for unit, size in reversed(_UNITS.items()):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.1f}s"
+
+
+def setup_logging(config: WorkerConfig) -> None:
+    """Write log records to standard error."""
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)-8s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )

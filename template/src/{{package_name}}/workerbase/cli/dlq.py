@@ -1,0 +1,220 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
+"""``dlq``: look at dead letters, send them back, delete them."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+from arq.connections import ArqRedis
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .. import keys
+from ..dlq import DeadEntry, Filter, Group, SetAside
+from .app import DURATION, App, ago, client, pass_app, print_json
+
+Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
+"""Does one change, or with True only says what it would come to."""
+
+
+@click.group()
+def dlq() -> None:
+    """Look at dead letters, send them back, delete them."""
+
+
+def filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which dead letters are meant."""
+    options = (
+        click.option("--stream", help="Only this stream (all by default)."),
+        click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
+        click.option("--type", "event_type", default="", help="Event type."),
+        click.option("--error", default="", help="Part of the error, or its fingerprint."),
+        click.option(
+            "--reason",
+            default="",
+            type=click.Choice(["", "retries", "permanent", "invalid", "poison", "unknown"]),
+        ),
+        click.option("--older-than", type=DURATION, help="For example 2h."),
+        click.option("--newer-than", type=DURATION, help="For example 30m."),
+        click.option("--id", "entry_id", default="", help="One entry."),
+        click.option("--json", "as_json", is_flag=True, help="Write JSON."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _targets(app: App, redis: ArqRedis, stream: str | None, parked: bool) -> list[SetAside]:
+    streams = (stream,) if stream else app.router.streams
+    name = keys.parked if parked else keys.dlq
+    return [SetAside(client(redis), name(s.removesuffix(keys.DLQ_SUFFIX))) for s in streams]
+
+
+@dlq.command("ls")
+@filters
+@pass_app
+def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **which: Any) -> None:
+    """Count dead letters by error."""
+    wanted = Filter(**which)
+
+    async def work(redis: ArqRedis) -> dict[str, list[Group]]:
+        targets = _targets(app, redis, stream, parked)
+        return {target.name: await target.groups(wanted) for target in targets}
+
+    found = app.with_redis(work)
+    if as_json:
+        print_json({name: [g.as_dict() for g in groups] for name, groups in found.items()})
+        return
+    now = time.time()
+    for name, groups in found.items():
+        total = sum(group.count for group in groups)
+        table = Table(title=f"{name}: {total:,}", title_justify="left")
+        for column in ("error id", "count", "type", "reason", "error", "oldest", "newest"):
+            table.add_column(column, justify="right" if column == "count" else "left")
+        for group in groups:
+            table.add_row(
+                group.fingerprint,
+                f"{group.count:,}",
+                group.event_type,
+                group.reason,
+                group.error,
+                ago(now - group.oldest),
+                ago(now - group.newest),
+            )
+        app.console.print(table if groups else f"{name}: empty")
+
+
+@dlq.command()
+@filters
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
+@pass_app
+def show(
+    app: App, /, stream: str | None, parked: bool, as_json: bool, limit: int, **which: Any
+) -> None:
+    """Show dead letters with payload and traceback, oldest first."""
+    wanted = Filter(**which)
+
+    async def work(redis: ArqRedis) -> list[DeadEntry]:
+        found: list[DeadEntry] = []
+        for target in _targets(app, redis, stream, parked):
+            async for entry in target.scan(wanted):
+                if len(found) == limit:
+                    return found
+                found.append(entry)
+        return found
+
+    entries = app.with_redis(work)
+    if as_json:
+        print_json([entry.as_dict() for entry in entries])
+        return
+    for entry in entries:
+        for name, value in entry.as_dict().items():
+            app.console.print(f"[bold]{name:<16}[/bold]", end=" ")
+            app.console.print(str(value).rstrip(), markup=False)
+        app.console.print()
+    if not entries:
+        app.console.print("nothing matches")
+
+
+def changes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that change something."""
+    options = (
+        click.option("--dry-run", is_flag=True, help="Only say what would be done."),
+        click.option("--limit", type=click.IntRange(1), help="Stop after so many."),
+        click.option(
+            "--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return filters(command)
+
+
+@dlq.command()
+@changes
+@click.option(
+    "--max-replays",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Leave messages that were replayed so often.",
+)
+@pass_app
+def replay(app: App, /, max_replays: int, **options: Any) -> None:
+    """Send dead letters back to their stream, with all their tries.
+
+    Interrupt it and start it again as you like: each message is moved in one step.
+    """
+
+    async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
+        if dry_run:
+            return "capped" if entry.replays >= max_replays else "replayed"
+        return await target.replay(entry, max_replays)
+
+    _apply(app, "replayed", change, options)
+
+
+@dlq.command()
+@changes
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_app
+def purge(app: App, /, yes: bool, **options: Any) -> None:
+    """Delete dead letters for good."""
+    if not yes and not options["dry_run"]:
+        click.confirm("Delete these messages for good?", abort=True)
+
+    async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
+        return "purged" if dry_run or await target.purge(entry) else "gone"
+
+    _apply(app, "purged", change, options)
+
+
+def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None:
+    stream, parked = options.pop("stream"), options.pop("parked")
+    as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
+    limit, rate = options.pop("limit"), options.pop("rate")
+    wanted = Filter(**options)
+
+    async def work(redis: ArqRedis) -> Counter[str]:
+        done: Counter[str] = Counter()
+        targets = _targets(app, redis, stream, parked)
+        total = sum([await target.size() for target in targets])
+        with _progress(app, as_json) as progress:
+            bar = progress.add_task("looking at", total=total)
+            for target in targets:
+                # What arrives while this runs is for the next run; a message that fails again at
+                # once would otherwise go round and round.
+                newest = await target.newest()
+                async for entry in target.scan(wanted, until=newest):
+                    if limit is not None and done[verb] >= limit:
+                        return done
+                    done[await change(target, entry, dry_run)] += 1
+                    progress.advance(bar)
+                    if rate is not None and not dry_run:
+                        await asyncio.sleep(1 / rate)
+        return done
+
+    done = app.with_redis(work)
+    if as_json:
+        print_json({"dry_run": dry_run, **done})
+        return
+    would = "would be " if dry_run else ""
+    click.echo(f"{done[verb]:,} {would}{verb}")
+    if done["gone"]:
+        click.echo(f"{done['gone']:,} were gone already")
+    if done["capped"]:
+        click.echo(f"{done['capped']:,} left: replayed too often (--max-replays)")
+
+
+def _progress(app: App, quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=app.console,
+        transient=True,
+        disable=quiet or not app.console.is_terminal,
+    )

@@ -1,0 +1,182 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
+"""Run the worker, give it work, ask how it is."""
+
+import difflib
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from arq.connections import ArqRedis
+from pydantic import ValidationError
+from rich.table import Table
+
+from .. import health as health_file
+from .. import probe
+from ..base import CORE_FUNCTIONS
+from ..config import health_path
+from ..delivery.streams import publish as publish_events
+from ..errors import InvalidEventError
+from ..events import Event
+from ..status import Status, snapshot
+from .app import DURATION, App, ago, client, pass_app, print_json, read_json, setup_logging
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@pass_app
+def run(app: App) -> None:
+    """Start the worker: jobs and streams, until SIGTERM or Ctrl-C.
+
+    The first signal drains: running work is finished, the rest is handed back. A second one
+    leaves at once.
+    """
+    health_file.remove(Path(health_path()))
+    from ..runner import run as run_worker  # noqa: PLC0415 - the stale file goes first
+
+    settings = app.settings()
+    config = app.config
+    setup_logging(config)
+    for problem in config.unknown_variables():
+        logger.warning("%s", problem)
+    sys.exit(run_worker(lambda: settings))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+
+
+def parse_event(app: App, event_type: str, data: object) -> Event:
+    """Make an event of the router from JSON.
+
+    Raises:
+        click.BadParameter: the type is unknown, or the data does not fit.
+    """
+    models = app.router.models
+    if event_type not in models:
+        msg = f"no handler knows the event {event_type!r}; {_near(event_type, models)}"
+        raise click.BadParameter(msg)
+    try:
+        return models[event_type].model_validate(data)
+    except ValidationError as exc:
+        raise click.BadParameter(str(InvalidEventError.of(event_type, exc))) from exc
+
+
+@click.command()
+@click.argument("event")
+@click.option("--json", "data", default="{}", help="The event's fields; '-' reads them from stdin.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1))
+@pass_app
+def publish(app: App, event: str, data: str, count: int) -> None:
+    """Publish an event to its stream."""
+    message = parse_event(app, event, read_json(data, "--json"))
+
+    async def work(redis: ArqRedis) -> list[str]:
+        return [str(i) for i in await publish_events(client(redis), *[message] * count)]
+
+    ids = app.with_redis(work)
+    click.echo(f"published {len(ids)} {event} to {message.stream}, last entry {ids[-1]}")
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@click.command()
+@click.argument("task")
+@click.argument("arguments", nargs=-1)
+@click.option("--in", "delay", type=DURATION, default=0.0, help="Run it later, for example in 5m.")
+@click.option("--id", "job_id", help="Job id: one that exists is not enqueued again.")
+@pass_app
+def enqueue(
+    app: App, task: str, arguments: tuple[str, ...], delay: float, job_id: str | None
+) -> None:
+    """Enqueue a job: TASK 42 '"text"' name=value. Arguments are JSON, or else text."""
+    core = {function.name for function in CORE_FUNCTIONS}
+    names = {getattr(f, "name", "") for f in app.settings().functions}
+    if task not in names:
+        msg = f"the worker has no task {task!r}; {_near(task, names - core)}"
+        raise click.BadParameter(msg)
+    args = [_value(text) for text in arguments if not _is_pair(text)]
+    kwargs: dict[str, Any] = {
+        name: _value(value)
+        for name, _, value in (a.partition("=") for a in arguments if _is_pair(a))
+    }
+
+    async def work(redis: ArqRedis) -> str | None:
+        job = await redis.enqueue_job(
+            task, *args, _job_id=job_id, _defer_by=delay or None, **kwargs
+        )
+        return job.job_id if job else None
+
+    enqueued = app.with_redis(work)
+    if enqueued is None:
+        msg = f"a job with the id {job_id!r} exists already"
+        raise click.ClickException(msg)
+    click.echo(f"enqueued {task} as job {enqueued}")
+
+
+def _is_pair(text: str) -> bool:
+    return text.partition("=")[0].isidentifier() and "=" in text
+
+
+@click.command()
+@click.option("--ready", is_flag=True, help="Also ask for the connection to Redis.")
+def health(ready: bool) -> None:
+    """Say whether the worker on this machine is alive, or ready: exit code 0 or 1."""
+    problem = probe.check(health_path(), ready=ready)
+    click.echo(problem or "ok")
+    sys.exit(1 if problem else 0)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@pass_app
+def status(app: App, as_json: bool) -> None:
+    """Show queue, streams and dead letters."""
+    config, router = app.config, app.router
+
+    async def work(redis: ArqRedis) -> Status:
+        return await snapshot(client(redis), config, router)
+
+    found = app.with_redis(work)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        app.console.print(status_table(found))
+
+
+def status_table(found: Status) -> Table:
+    """Draw the status."""
+    table = Table(title=f"{found.server} at {found.redis}", title_justify="left")
+    table.add_column("stream or queue", style="bold")
+    for name in ("waiting", "in work", "later", "oldest", "consumers", "parked", "DLQ"):
+        table.add_column(name, justify="right")
+    for stream in found.streams:
+        table.add_row(
+            stream.name,
+            _count(stream.lag),
+            _count(stream.pending),
+            "",
+            ago(stream.oldest_pending_s),
+            _count(stream.consumers),
+            _count(stream.parked, "yellow"),
+            _count(stream.dlq, "red"),
+        )
+    queue = found.queue
+    table.add_row(f"{queue.name} (jobs)", _count(queue.due), "", _count(queue.deferred))
+    return table
+
+
+def _count(number: int, style: str = "") -> str:
+    if not number:
+        return "[dim]0[/dim]"
+    return f"[{style}]{number:,}[/{style}]" if style else f"{number:,}"

@@ -1,0 +1,92 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; read DLQ entries with `dlq`.
+"""What a dead letter says besides the message itself.
+
+All of it is in fields that start with ``_``, so that the message can be replayed as it was.
+"""
+
+import hashlib
+import re
+import traceback
+from datetime import UTC, datetime
+
+from .retry import Reason
+from .types import Payload, StreamName
+
+REASON = "_reason"
+ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
+FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
+ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
+ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
+CONSUMER = "_consumer"
+ENTRY_ID = "_entry_id"
+
+MAX_ERROR, MAX_TRACEBACK = 1_000, 8_000
+
+# Not kept when a message goes back to work: where it failed last says nothing about the next
+# try, and an entry should not drag a traceback through the stream.
+_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+
+
+def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
+    """Return the fields that tell what went wrong, when, and where from."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    trace = "".join(traceback.format_exception(error))
+    return {
+        ERROR_TYPE: type(error).__name__,
+        ERROR: str(error)[:MAX_ERROR],
+        TRACEBACK: trace[-MAX_TRACEBACK:],
+        FAILED_AT: now,
+        ORIGINAL_STREAM: stream,
+        ENTRY_ID: entry_id,
+    }
+
+
+def add_failure(payload: Payload, failure: Payload) -> Payload:
+    """Return ``payload`` with its newest failure; the first one's id and time are kept."""
+    merged = {**payload, **failure}
+    merged.setdefault(FIRST_FAILED_AT, failure[FAILED_AT])
+    merged.setdefault(ORIGINAL_ID, failure[ENTRY_ID])
+    merged["_id"] = payload.get("_id") or failure[ENTRY_ID]
+    return merged
+
+
+def dead_letter(
+    payload: Payload, failure: Payload, reason: Reason, attempt: int, **more: str
+) -> Payload:
+    """Return the fields of a DLQ entry; attempts before a replay are counted, too."""
+    merged = add_failure(payload, failure) | more
+    merged[REASON] = reason
+    merged[ATTEMPTS] = str(_number(payload.get(ATTEMPTS)) + attempt)
+    merged.pop(ENTRY_ID)
+    return merged
+
+
+def back_to_work(payload: Payload) -> Payload:
+    """Return ``payload`` without what only described its last failure."""
+    return {name: value for name, value in payload.items() if name not in _LAST_FAILURE}
+
+
+def replayed(payload: Payload) -> Payload:
+    """Return the fields under which a dead letter goes back to its stream, all tries anew.
+
+    Its last traceback goes with it, so that a message which fails again in another way can
+    still be understood.
+    """
+    fields = back_to_work(payload) | {
+        REPLAYS: str(_number(payload.get(REPLAYS)) + 1),
+        "_retries": "0",
+    }
+    if TRACEBACK in payload:
+        fields[TRACEBACK] = payload[TRACEBACK]
+    return fields
+
+
+def fingerprint(payload: Payload) -> str:
+    """Return a short name for "the same error": ids and numbers in its text do not count."""
+    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
+    parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
+    return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+def _number(value: str | None) -> int:
+    return int(value) if value and value.isdecimal() else 0

@@ -1,0 +1,74 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; subclass EventPublisher instead.
+"""Publish events from an application or a handler.
+
+    events = EventPublisher()
+    events.publish_sync(OrderPlaced(order_id=42))
+    await events.publish(OrderPlaced(order_id=42))
+
+A lost connection is tried once more, so a message may be published twice; both carry one
+``message_id``, by which a handler can tell.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, cast
+
+from .. import scripts, wire
+from ..errors import RegistrationError
+from ..events import Event, payload_of
+from ..types import EntryId, RedisClient, StreamName, SyncRedisClient
+from .clients import AppClients
+
+BATCH = 500
+"""Messages that are published in one atomic step."""
+
+
+async def publish(redis: RedisClient, *events: Event) -> list[EntryId]:
+    """Publish over an open client, such as ``EventContext.redis``.
+
+    Returns:
+        The entry ids, in the order of ``events`` if they share a stream.
+
+    Raises:
+        RegistrationError: an event has no type or stream.
+        redis.exceptions.RedisError: Redis did not take them; of several batches, the former are
+            published.
+    """
+    ids: list[EntryId] = []
+    for stream, args in _batches(events):
+        ids += _ids(await scripts.publish(redis, [stream], args))
+    return ids
+
+
+class EventPublisher(AppClients):
+    """Publishes events, with or without an event loop; errors are those of `publish`."""
+
+    async def publish(self, *events: Event) -> list[EntryId]:
+        """Publish ``events``."""
+        return await publish(cast("RedisClient", self.for_loop), *events)
+
+    def publish_sync(self, *events: Event) -> list[EntryId]:
+        """Publish ``events`` without an event loop."""
+        client = cast("SyncRedisClient", self.for_threads)
+        ids: list[EntryId] = []
+        for stream, args in _batches(events):
+            ids += _ids(scripts.publish.run_sync(client, [stream], args))
+        return ids
+
+
+def _batches(events: Iterable[Event]) -> Iterable[tuple[StreamName, list[bytes | int]]]:
+    by_stream: dict[StreamName, list[Event]] = defaultdict(list)
+    for event in events:
+        if not event.stream or not event.event_type:
+            kind = type(event).__name__
+            msg = f'{kind} needs a type and a stream: class {kind}(Event, type="…", stream="…")'
+            raise RegistrationError(msg)
+        by_stream[event.stream].append(event)
+    for stream, same in by_stream.items():
+        for first in range(0, len(same), BATCH):
+            flats = [wire.flatten(payload_of(event)) for event in same[first : first + BATCH]]
+            yield stream, [len(flats[0]), *(item for flat in flats for item in flat)]
+
+
+def _ids(reply: Any) -> list[EntryId]:
+    return [EntryId(wire.text(entry_id)) for entry_id in reply]

@@ -1,0 +1,294 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; pass options to `chaos` instead.
+"""The chaos run: workers are killed and Redis is restarted under load; nothing may be lost.
+
+The setting follows docket's chaos harness (10 workers, 20,000 messages, a chance of a fault every
+250 ms), on Streams and with poison messages.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+from arq.connections import ArqRedis
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from ..config import WorkerConfig
+from ..connect import OUTAGE_ERRORS, connect
+from ..delivery.streams import publish
+from ..dlq import SetAside
+from ..types import RedisClient
+from .chaos_worker import HANDLED, STREAM, Work
+from .server import Server
+
+TICK_S = 0.25
+GROUP = "chaos"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do to the worker; the options of the ``chaos`` command."""
+
+    messages: int
+    workers: int
+    producers: int
+    kill: float
+    restart: float
+    toxic: float
+    killers: int
+    lease: float
+    seed: int | None
+    timeout: float
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it."""
+
+    server: str
+    sent: int
+    handled: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    dead_lettered_good: int = 0
+    """Messages that would have worked and went to the DLQ all the same."""
+    lost: int = 0
+    workers_killed: int = 0
+    redis_restarts: int = 0
+    seconds: float = 0.0
+    leftover_keys: list[str] = field(default_factory=list[str])
+    recovery_s: list[float] = field(default_factory=list[float])
+    """For each killed worker, how long until others had taken all it held."""
+    resume_s: list[float] = field(default_factory=list[float])
+    """For each restart of Redis, how long from its return until a message was handled."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was lost, condemned or left behind."""
+        return self.lost == 0 and self.dead_lettered_good == 0 and not self.leftover_keys
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data, for ``--json``."""
+        return {**asdict(self), "passed": self.passed}
+
+
+class _Run:
+    """One run; the parts share the server, the workers and the report."""
+
+    def __init__(self, plan: Plan, server: Server, folder: str) -> None:
+        self.plan = plan
+        self.server = server
+        self.folder = folder
+        self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
+        self.workers: list[asyncio.subprocess.Process] = []
+        self.report = Report(server.version, plan.messages)
+        self.redis: ArqRedis = connect(WorkerConfig(redis_dsn=SecretStr(server.dsn)).location)
+        self.client = cast("RedisClient", self.redis)
+        self.finished = False
+
+    def kinds(self) -> Iterator[str]:
+        """Say of each message what it is."""
+        plan = self.plan
+        dealt = ["killer"] * plan.killers + ["toxic"] * round(plan.messages * plan.toxic)
+        dealt += ["good"] * (plan.messages - len(dealt))
+        self.random.shuffle(dealt)
+        yield from dealt[: plan.messages]
+
+    async def produce(self, events: list[Work]) -> None:
+        """Publish; what Redis did not confirm is published again."""
+        for first in range(0, len(events), 20):
+            while True:
+                try:
+                    await publish(self.client, *events[first : first + 20])
+                    break
+                except OUTAGE_ERRORS:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
+
+    async def start_worker(self, index: int) -> asyncio.subprocess.Process:
+        """Start worker ``index``."""
+        package = __name__.rpartition(".")[0]
+        environment = {
+            **os.environ,
+            "WORKER_REDIS_DSN": self.server.dsn,
+            "WORKER_CONSUMER_GROUP": GROUP,
+            "WORKER_LEASE_TIMEOUT": str(self.plan.lease),
+            "WORKER_HEALTH_FILE": str(Path(self.folder) / f"worker-{index}"),
+            "WORKER_RETRY_BACKOFF": "0.1",
+            "WORKER_RETRY_BACKOFF_MAX": "1",
+            "WORKER_POLL_DELAY": "0.2",
+            # arq runs a killed worker's jobs again after the job timeout and ten seconds.
+            "WORKER_JOB_TIMEOUT": "5",
+            # Kills come from outside, too, and must not condemn a good message.
+            "WORKER_MAX_DELIVERIES": "10",
+            "WORKER_LOG_LEVEL": "CRITICAL",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        log = (Path(self.folder) / "workers.log").open("ab")
+        with contextlib.closing(log):
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"{package}.chaos_worker",
+                env=environment, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    async def keep_workers(self) -> None:
+        """Start the workers, and again those that died."""
+        for index in range(self.plan.workers):
+            self.workers.append(await self.start_worker(index))
+        while True:
+            for index, worker in enumerate(self.workers):
+                if worker.returncode is not None:
+                    self.workers[index] = await self.start_worker(index)
+            await asyncio.sleep(TICK_S)
+
+    async def cause_faults(self) -> None:
+        """Kill and restart at random."""
+        async with asyncio.TaskGroup() as watchers:
+            while not self.finished:
+                await asyncio.sleep(TICK_S)
+                if self.random.random() < self.plan.kill and self.workers:
+                    worker = self.random.choice(self.workers)
+                    if worker.returncode is None:
+                        worker.send_signal(signal.SIGKILL)
+                        self.report.workers_killed += 1
+                        watchers.create_task(self.watch_recovery(worker.pid))
+                if self.random.random() < self.plan.restart:
+                    self.server.kill()
+                    await asyncio.sleep(self.random.uniform(0.0, 1.0))
+                    await asyncio.to_thread(self.server.start)
+                    self.report.redis_restarts += 1
+                    watchers.create_task(self.watch_resume())
+
+    async def watch_recovery(self, pid: int) -> None:
+        """Measure how long until others hold all that the worker held."""
+        start = time.monotonic()
+        while not self.finished:
+            with contextlib.suppress(RedisError, OSError):
+                rows: list[list[Any]] = await self.client.execute_command(
+                    "XINFO", "CONSUMERS", STREAM, GROUP
+                )
+                held = [r[r.index(b"pending") + 1] for r in rows if b"-%d-" % pid in r[1]]
+                if not any(held):
+                    self.report.recovery_s.append(round(time.monotonic() - start, 2))
+                    return
+            await asyncio.sleep(0.1)
+
+    async def watch_resume(self) -> None:
+        """Measure how long until work goes on."""
+        start = time.monotonic()
+        before: int | None = None
+        while not self.finished:
+            with contextlib.suppress(RedisError, OSError):
+                now = int(await self.client.execute_command("HLEN", HANDLED))
+                if before is not None and now > before:
+                    self.report.resume_s.append(round(time.monotonic() - start, 2))
+                    return
+                before = now
+            await asyncio.sleep(0.05)
+
+    async def settle(self) -> None:
+        """Wait until all is settled."""
+        while not await self.settled():  # noqa: ASYNC110 - what is waited for is in Redis
+            await asyncio.sleep(0.2)
+
+    async def settled(self) -> bool:
+        """Whether every message is handled or dead-lettered, and nothing waits or runs."""
+        try:
+            handled = int(await self.client.execute_command("HLEN", HANDLED))
+            dead = await SetAside.dlq(self.client, STREAM).size()
+            pending = (await self.client.execute_command("XPENDING", STREAM, GROUP))["pending"]
+            queued = int(await self.client.execute_command("ZCARD", "arq:queue"))
+        except OUTAGE_ERRORS:
+            return False
+        return handled + dead >= self.plan.messages and not pending and not queued
+
+    async def count(self) -> None:
+        """Fill the report from what is in Redis."""
+        report = self.report
+        handled: dict[bytes, bytes] = await self.client.execute_command("HGETALL", HANDLED)
+        times = {int(number): int(count) for number, count in handled.items()}
+        dead: dict[int, str] = {}
+        async for entry in SetAside.dlq(self.client, STREAM).scan():
+            message = Work.model_validate_json(entry.payload["data"])
+            dead[message.number] = message.kind
+        report.handled = len(times)
+        report.duplicates = sum(times.values()) - len(times)
+        report.dead_lettered = len(dead)
+        report.dead_lettered_good = sum(kind == "good" for kind in dead.values())
+        report.lost = self.plan.messages - len(times.keys() | dead.keys())
+        known = (STREAM.encode(), HANDLED.encode())
+        for key in await self.client.execute_command("KEYS", "*"):
+            if not key.startswith(known) and int(await self.client.execute_command("TTL", key)) < 0:
+                report.leftover_keys.append(key.decode())
+
+
+async def run_chaos(plan: Plan, console: Console) -> Report:
+    """Do it; the report says whether something was lost.
+
+    Raises:
+        NoServerError: there is no Redis server to start.
+    """
+    with Server(persistent=True) as server, tempfile.TemporaryDirectory() as folder:
+        run = _Run(plan, server, folder)
+        console.print(
+            f"{run.report.server}: {plan.messages:,} messages, {plan.workers} workers; every "
+            f"{TICK_S * 1000:.0f} ms {plan.kill:.0%} SIGKILL, {plan.restart:.0%} Redis restart"
+        )
+        events = [Work(number=n, kind=kind) for n, kind in enumerate(run.kinds())]
+        start = time.monotonic()
+        keeper = asyncio.create_task(run.keep_workers())
+        faults = asyncio.create_task(run.cause_faults())
+        try:
+            async with asyncio.TaskGroup() as producers:
+                for index in range(plan.producers):
+                    producers.create_task(run.produce(events[index :: plan.producers]))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(plan.timeout):
+                    await run.settle()
+        finally:
+            run.finished = True
+            await faults
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+            await _stop(run.workers)
+        run.report.seconds = round(time.monotonic() - start, 1)
+        await run.count()
+        await run.redis.aclose(close_connection_pool=True)
+        return run.report
+
+
+async def _stop(workers: list[asyncio.subprocess.Process]) -> None:
+    for worker in workers:
+        if worker.returncode is None:
+            worker.terminate()
+    for worker in workers:
+        try:
+            await asyncio.wait_for(worker.wait(), 15)
+        except TimeoutError:
+            worker.kill()
+            await worker.wait()
+
+
+def report_table(report: Report) -> Table:
+    """Draw the report."""
+    verdict = "[green]nothing lost[/green]" if report.passed else "[red]FAILED[/red]"
+    table = Table(title=f"Chaos: {verdict}", title_justify="left", show_header=False)
+    for name, value in report.as_dict().items():
+        table.add_row(name.replace("_", " "), str(value) if value != [] else "-")
+    for name, times in (("recovery", report.recovery_s), ("resume", report.resume_s)):
+        if times:
+            summary = f"median {median(times):.1f} s, longest {max(times):.1f} s ({len(times)})"
+            table.add_row(name, summary)
+    return table

@@ -1,0 +1,225 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; call these functions instead.
+"""Look at, replay and purge messages that were set aside: the dead-letter queue as a tool.
+
+Everything is read in pages, so a queue of a million entries takes no more memory than one of a
+hundred. Each change is one atomic step per entry: a replay that is interrupted and repeated
+neither loses a message nor sends it twice.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Literal, TypeAlias, cast
+
+from . import deadletter, keys, scripts, wire
+from .events import DATA, ID, TYPE
+from .types import EntryId, Payload, RedisClient, StreamName
+
+PAGE = 500
+
+ReplayResult: TypeAlias = Literal["replayed", "gone", "capped"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """One message in a dead-letter queue."""
+
+    entry_id: EntryId
+    payload: Payload
+
+    @property
+    def event_type(self) -> str:
+        """Type of the event, empty if the message had none."""
+        return self.payload.get(TYPE, "")
+
+    @property
+    def error(self) -> str:
+        """Type and text of the last error."""
+        kind = self.payload.get(deadletter.ERROR_TYPE, "?")
+        return f"{kind}: {self.payload.get(deadletter.ERROR, '')}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name that entries with the same error share."""
+        return deadletter.fingerprint(self.payload)
+
+    @property
+    def added_at(self) -> float:
+        """Unix time at which it was set aside, in seconds."""
+        return int(self.entry_id.partition("-")[0]) / 1000
+
+    @property
+    def replays(self) -> int:
+        """How often the message was replayed."""
+        return int(self.payload.get(deadletter.REPLAYS, "0"))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what there is to say, for ``--json``."""
+        return {
+            "id": self.entry_id,
+            "message_id": self.payload.get(ID, ""),
+            "type": self.event_type,
+            "reason": self.payload.get(deadletter.REASON, ""),
+            "error": self.error,
+            "fingerprint": self.fingerprint,
+            "failed_at": self.payload.get(deadletter.FAILED_AT, ""),
+            "first_failed_at": self.payload.get(deadletter.FIRST_FAILED_AT, ""),
+            "attempts": int(self.payload.get(deadletter.ATTEMPTS, "0")),
+            "replays": self.replays,
+            "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
+            "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
+            "data": self.payload.get(DATA, ""),
+            "traceback": self.payload.get(deadletter.TRACEBACK, ""),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters a command means; what is not set matches all."""
+
+    event_type: str = ""
+    error: str = ""
+    """Part of the error text, or a fingerprint."""
+    reason: str = ""
+    older_than: float | None = None
+    """Set aside longer ago than this, in seconds."""
+    newer_than: float | None = None
+    entry_id: str = ""
+
+    def matches(self, entry: DeadEntry, now: float) -> bool:
+        """Whether ``entry`` is meant; ``now`` is Unix time."""
+        age = now - entry.added_at
+        return (
+            (not self.entry_id or entry.entry_id == self.entry_id)
+            and (not self.event_type or entry.event_type == self.event_type)
+            and (not self.reason or entry.payload.get(deadletter.REASON) == self.reason)
+            and (
+                not self.error
+                or self.error == entry.fingerprint
+                or self.error.lower() in entry.error.lower()
+            )
+            and (self.older_than is None or age > self.older_than)
+            and (self.newer_than is None or age < self.newer_than)
+        )
+
+
+@dataclass(slots=True)
+class Group:
+    """Dead letters with the same error."""
+
+    fingerprint: str
+    event_type: str
+    reason: str
+    error: str
+    count: int = 0
+    oldest: float = field(default=0.0)
+    """Unix time, in seconds; so is ``newest``."""
+    newest: float = field(default=0.0)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields, for ``--json``."""
+        return asdict(self)
+
+
+class SetAside:
+    """A stream of messages that were set aside: the DLQ or the parked events of a stream."""
+
+    def __init__(self, redis: RedisClient, name: StreamName) -> None:
+        self._redis = redis
+        self.name = name
+
+    @classmethod
+    def dlq(cls, redis: RedisClient, stream: StreamName) -> "SetAside":
+        """Return the dead-letter queue of ``stream``."""
+        return cls(redis, keys.dlq(stream))
+
+    @property
+    def stream(self) -> StreamName:
+        """The stream that replays go back to."""
+        return self.name.removesuffix(keys.DLQ_SUFFIX).removesuffix(keys.PARKED_SUFFIX)
+
+    async def size(self) -> int:
+        """Return the number of entries."""
+        return int(await self._redis.execute_command("XLEN", self.name))
+
+    async def newest(self) -> str:
+        """Return the id of the newest entry, empty if there is none."""
+        rows = await self._redis.execute_command("XREVRANGE", self.name, "+", "-", "COUNT", 1)
+        return wire.text(rows[0][0]) if rows else ""
+
+    async def scan(
+        self,
+        wanted: Filter | None = None,
+        *,
+        after: str = "",
+        until: str = "+",
+        most: int | None = None,
+    ) -> AsyncIterator[DeadEntry]:
+        """Yield the entries, oldest first.
+
+        Args:
+            wanted: yield only these.
+            after: start behind this id.
+            until: stop behind this id; nothing at all if it is empty.
+            most: look at no more than so many entries, matching or not.
+        """
+        now = time.time()
+        last = after
+        looked_at = 0
+        while until and (most is None or looked_at < most):
+            count = PAGE if most is None else min(PAGE, most - looked_at)
+            page = await self._page(last, until, count)
+            for entry in page:
+                if wanted is None or wanted.matches(entry, now):
+                    yield entry
+            looked_at += len(page)
+            if not page:
+                return
+            last = page[-1].entry_id
+
+    async def _page(self, after: str, until: str, count: int) -> list[DeadEntry]:
+        start = f"({after}" if after else "-"
+        # redis-py decodes this reply to (id, {name: value}) pairs.
+        reply = await self._redis.execute_command("XRANGE", self.name, start, until, "COUNT", count)
+        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
+        return [
+            DeadEntry(
+                EntryId(wire.text(entry_id)),
+                {wire.text(name): wire.text(value) for name, value in fields.items()},
+            )
+            for entry_id, fields in rows
+        ]
+
+    async def groups(self, wanted: Filter | None = None) -> list[Group]:
+        """Count the entries by error, the most frequent first."""
+        groups: dict[str, Group] = {}
+        async for entry in self.scan(wanted):
+            key = entry.fingerprint
+            group = groups.get(key)
+            if group is None:
+                reason = entry.payload.get(deadletter.REASON, "")
+                group = Group(key, entry.event_type, reason, entry.error, oldest=entry.added_at)
+                groups[key] = group
+            group.count += 1
+            group.newest = entry.added_at
+        return sorted(groups.values(), key=lambda group: -group.count)
+
+    async def replay(self, entry: DeadEntry, max_replays: int) -> ReplayResult:
+        """Send a message back to its stream with all its tries, unless that was done too often."""
+        if entry.replays >= max_replays:
+            return "capped"
+        return await self._move(entry, deadletter.replayed(entry.payload))
+
+    async def unpark(self, entry: DeadEntry) -> bool:
+        """Send a parked event back to its stream as it was."""
+        return await self._move(entry, deadletter.back_to_work(entry.payload)) == "replayed"
+
+    async def _move(self, entry: DeadEntry, fields: Payload) -> ReplayResult:
+        moved = await scripts.replay(
+            self._redis, [self.name, self.stream], [entry.entry_id, *wire.flatten(fields)]
+        )
+        return "replayed" if moved else "gone"
+
+    async def purge(self, entry: DeadEntry) -> bool:
+        """Delete an entry for good; false if it was gone already."""
+        return bool(await self._redis.execute_command("XDEL", self.name, entry.entry_id))

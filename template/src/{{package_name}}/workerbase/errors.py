@@ -1,0 +1,80 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; subclass these errors instead.
+"""Every error that the base raises on its own account.
+
+::
+
+    WorkerError
+    ├── ConfigError         a setting or environment variable is wrong; the worker does not start
+    ├── SettingsError       a worker settings class is wrong (raised when it is defined)
+    ├── RegistrationError   two handlers, or two tasks, claim one name
+    ├── PayloadError        a payload cannot be written to or read from Redis
+    ├── UnknownEventError   no handler is registered for the event type
+    ├── PermanentError      raise it in a handler or task: retrying cannot help, dead-letter now
+    │   └── InvalidEventError   the payload does not fit the event's model
+    ├── TransientError      raise it in a handler or task: try again later (the default for
+    │                       every other exception, too)
+    ├── PoisonError         an entry was delivered too often without being settled
+    └── JobFailedError      stands in for the exception of a failed job when its result is read
+"""
+
+from pydantic import ValidationError
+
+
+class WorkerError(Exception):
+    """Base of all errors raised by the worker base."""
+
+
+class ConfigError(WorkerError):
+    """The configuration is invalid; the message names each variable."""
+
+
+class SettingsError(WorkerError, TypeError):
+    """A worker settings class is invalid; the message names the attribute."""
+
+
+class RegistrationError(WorkerError, ValueError):
+    """A handler or task was registered in a way that cannot work."""
+
+
+class PayloadError(WorkerError, ValueError):
+    """A payload holds something that a stream entry cannot hold."""
+
+
+class UnknownEventError(WorkerError):
+    """No handler is registered for this event type."""
+
+
+class PermanentError(WorkerError):
+    """Retrying cannot help: the message goes to the dead-letter queue at once."""
+
+
+class InvalidEventError(PermanentError):
+    """The payload does not fit the event's model; the message lists what is wrong."""
+
+    @classmethod
+    def of(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
+        """Describe ``error`` without repeating the payload, which may hold secrets."""
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        )
+        return cls(f"{event_type}: {problems}")
+
+
+class TransientError(WorkerError):
+    """Trying again later may help.
+
+    ``delay`` overrides the backoff of this one retry, in seconds.
+    """
+
+    def __init__(self, *args: object, delay: float | None = None) -> None:
+        super().__init__(*args)
+        self.delay = delay
+
+
+class PoisonError(WorkerError):
+    """An entry was delivered too often without being settled: it probably kills its worker."""
+
+
+class JobFailedError(WorkerError):
+    """The job ended with an exception, which the result carries as type name and message."""

@@ -1,0 +1,153 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; set WORKER_HEALTH_FILE instead.
+"""The heartbeat: a file that the event loop writes anew every few seconds (read by `probe`)."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+from uuid import uuid4
+
+from . import probe
+from .link import RedisLink
+from .types import RedisClient
+
+logger = logging.getLogger(__name__)
+
+State: TypeAlias = Literal["starting", "ready", "draining"]
+
+MISSED_BEATS = 4
+"""The worker counts as stuck when so many beats are missing."""
+OVERDUE_MARGIN_S = 15.0
+"""What runs past its timeout gets so much time to notice its cancellation."""
+STALL_S = 30.0
+"""A consumer that has not come round for so long is stuck; longer than any wait for Redis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What one service says about itself; times are by the monotonic clock."""
+
+    name: str
+    last_pass: float | None = None
+    """When its loop last came round; None if it has no loop of its own."""
+    overdue_at: float | None = None
+    """When the work that runs longest reaches its timeout."""
+    overdue: str | None = None
+    """What that work is."""
+
+
+class Heartbeat:
+    """Writes the health file as long as the event loop turns.
+
+    Args:
+        path: the file; its directory must be writable (a tmpfs will do).
+        interval: seconds between beats.
+        link: tells whether Redis answers.
+    """
+
+    def __init__(self, path: str, interval: float, link: RedisLink | None = None) -> None:
+        self.path = Path(path)
+        self.boot_id = uuid4().hex
+        self.state: State = "starting"
+        self.link = link or RedisLink()
+        self._interval = interval
+        self._sources: list[Callable[[], Vitals]] = []
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        pid = os.getpid()
+        self._process = {
+            "boot_id": self.boot_id,
+            "pid": pid,
+            "pid_start": probe.process_start(pid),
+            "kernel_boot": probe.kernel_boot(),
+            "max_age": interval * MISSED_BEATS,
+        }
+
+    def watch(self, source: Callable[[], Vitals]) -> None:
+        """Include what ``source`` says in every beat."""
+        self._sources.append(source)
+
+    def start(self, redis: RedisClient | None = None) -> None:
+        """Beat now and then every interval; harmless if it beats already.
+
+        Args:
+            redis: asked with PING whether Redis is there, beside what other loops notice.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self._tasks:
+            return
+        self.beat()
+        self.link.on_change = self._wake.set
+        self._tasks.append(asyncio.create_task(self._run(), name="heartbeat"))
+        if redis is not None:
+            check = self.link.watch(redis, self._interval)
+            self._tasks.append(asyncio.create_task(check, name="heartbeat: redis"))
+
+    def set_state(self, state: State) -> None:
+        """Change the state and let the probe know at once."""
+        self.state = state
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Stop beating and remove the file; harmless if it does not beat."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        remove(self.path)
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._interval)
+            self._wake.clear()
+            try:
+                self.beat()
+            except OSError:
+                # The probe sees the old beat grow stale, which is what a full disk deserves.
+                logger.exception("cannot write the health file %s", self.path)
+
+    def beat(self) -> None:
+        """Write the file once, by atomic rename."""
+        content = json.dumps(self._process | self._vitals())
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(self.path)
+
+    def _vitals(self) -> dict[str, object]:
+        vitals = [source() for source in self._sources]
+        stalled = min(
+            (v for v in vitals if v.last_pass is not None),
+            key=lambda v: v.last_pass or 0.0,
+            default=None,
+        )
+        overdue = min(
+            (v for v in vitals if v.overdue_at is not None),
+            key=lambda v: v.overdue_at or 0.0,
+            default=None,
+        )
+        return {
+            "at": time.monotonic(),
+            "state": self.state,
+            "redis": self.link.up,
+            "stalled_at": None if stalled is None else (stalled.last_pass or 0.0) + STALL_S,
+            "stalled": None if stalled is None else f"the {stalled.name}",
+            "overdue_at": None
+            if overdue is None
+            else (overdue.overdue_at or 0.0) + OVERDUE_MARGIN_S,
+            "overdue": None if overdue is None else overdue.overdue,
+        }
+
+
+def remove(path: Path) -> None:
+    """Remove a health file, if there is one."""
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.{os.getpid()}.tmp").unlink(missing_ok=True)

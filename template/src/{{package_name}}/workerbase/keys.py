@@ -1,0 +1,64 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; call these functions instead.
+"""Every Redis key that the base writes beside arq's own, in one place.
+
+================================  ======  ==========================================
+key                               type    lives
+================================  ======  ==========================================
+``{stream}``                      stream  until its entries are settled and trimmed
+``{stream}:dlq``                  stream  until replayed or purged; bounded
+``{stream}:parked``               stream  until a worker knows the event type; bounded
+``{stream}:requeued:{failure}``   string  `DEDUP_TTL_MS`
+================================  ======  ==========================================
+"""
+
+import re
+
+from .types import StreamName
+
+DLQ_SUFFIX = ":dlq"
+PARKED_SUFFIX = ":parked"
+
+DEDUP_TTL_MS = 600_000
+"""How long a requeue is remembered, in milliseconds.
+
+It only has to outlast two workers that run one requeue job side by side, which arq allows once
+its in-progress key (job timeout + 10 s) has run out. A job that runs again after a crash is
+recognized without this key: requeueing removes it from the queue in the same atomic step.
+"""
+
+_STREAM_NAME = re.compile(r"[^\s\x00-\x1f]{1,200}")
+
+
+def dlq(stream: StreamName) -> StreamName:
+    """Return the name of the dead-letter queue of ``stream``: always ``{stream}:dlq``."""
+    return stream + DLQ_SUFFIX
+
+
+def parked(stream: StreamName) -> StreamName:
+    """Return the stream that keeps events whose type no worker knows yet."""
+    return stream + PARKED_SUFFIX
+
+
+def requeued(stream: StreamName, failure: str) -> str:
+    """Return the key that remembers that ``failure`` was requeued."""
+    return f"{stream}:requeued:{failure}"
+
+
+def requeue_job_id(stream: StreamName, entry_id: str) -> str:
+    """Return the id of the arq job that requeues this entry: one failure, one job."""
+    return f"requeue:{stream}:{entry_id}"
+
+
+def check_stream_name(name: str) -> str:
+    """Return ``name`` if it can be a work stream.
+
+    Raises:
+        ValueError: it is empty, has blanks or control characters, or ends like a DLQ.
+    """
+    if not _STREAM_NAME.fullmatch(name):
+        msg = f"stream name {name!r} must be 1-200 characters without blanks"
+        raise ValueError(msg)
+    if name.endswith((DLQ_SUFFIX, PARKED_SUFFIX)):
+        msg = f"stream name {name!r} must not end in {DLQ_SUFFIX!r} or {PARKED_SUFFIX!r}"
+        raise ValueError(msg)
+    return name

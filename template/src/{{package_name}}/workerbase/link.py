@@ -1,0 +1,82 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; watch readiness instead.
+"""What the worker knows about its connection to Redis, and how long to wait when it is gone."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from .connect import OUTAGE_ERRORS
+from .types import RedisClient
+
+logger = logging.getLogger(__name__)
+
+MAX_DELAY_S = 1.0
+"""Work resumes within two seconds of Redis's return, so no wait may be longer than this."""
+LOG_EVERY_S = 10.0
+
+
+class RedisLink:
+    """Shared by all loops of a process: one log line an outage, not one a loop and try."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._down_since: float | None = None
+        self._log_after = 0.0
+        self._logged = False
+        self._failures = 0
+        self.ok_at: float | None = None
+        """When Redis last answered, by the monotonic clock."""
+        self.on_change: Callable[[], None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether the last command reached Redis."""
+        return self._down_since is None and self.ok_at is not None
+
+    def ok(self) -> None:
+        """Note that Redis answered."""
+        was_up = self.up
+        self.ok_at = self._clock()
+        if self._down_since is not None and self._logged:
+            logger.info("Redis is back after %.1f s", self.ok_at - self._down_since)
+        self._down_since = None
+        self._logged = False
+        self._failures = 0
+        if not was_up and self.on_change:
+            self.on_change()
+
+    def failed(self, error: BaseException, doing: str) -> float:
+        """Note that Redis did not answer while ``doing``; return how long to wait, in seconds."""
+        now = self._clock()
+        if self._down_since is None:
+            self._down_since = now
+            if self.on_change:
+                self.on_change()
+        self._failures += 1
+        if now >= self._log_after:
+            self._log_after = now + LOG_EVERY_S
+            self._logged = True
+            logger.error(
+                "Redis failed while %s (%s: %s); nothing is lost, trying again since %.0f s",
+                doing,
+                type(error).__name__,
+                error,
+                now - self._down_since,
+            )
+        return min(MAX_DELAY_S, 0.05 * 2.0 ** min(self._failures - 1, 5))
+
+    async def wait_after(self, error: BaseException, doing: str) -> None:
+        """Note the failure and wait before the next try."""
+        await asyncio.sleep(self.failed(error, doing))
+
+    async def watch(self, redis: RedisClient, period: float) -> None:
+        """Ask Redis every ``period`` seconds whether it is there, until cancelled."""
+        while True:
+            try:
+                await redis.execute_command("PING")
+            except OUTAGE_ERRORS as exc:
+                await self.wait_after(exc, "checking the connection")
+            else:
+                self.ok()
+                await asyncio.sleep(period)

@@ -1,0 +1,137 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; use hooks or the lifespan instead.
+"""One worker process: jobs, consumer and heartbeat, from start to drained stop.
+
+Signals, as asyncio has them: a handler set with ``add_signal_handler`` runs on the loop, so it
+may set an event but is not called while a handler blocks the loop; such a worker is stuck, its
+heartbeat grows stale, and only SIGKILL helps.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from . import health
+from .base import BaseArqWorkerSettings
+from .connect import connect, raw_entries
+from .consumer import Consumer, Observer
+from .errors import ConfigError, WorkerError
+from .health import Heartbeat
+from .jobs import JobWorker
+from .link import RedisLink
+from .services import Services
+from .types import Ctx, RedisClient
+
+logger = logging.getLogger(__name__)
+
+Settings = type[BaseArqWorkerSettings]
+
+
+async def serve(
+    settings: Settings, stop: asyncio.Event | None = None, observer: Observer | None = None
+) -> None:
+    """Run jobs and streams until ``stop`` is set or a signal arrives, then drain.
+
+    Raises:
+        WorkerError: a part of the worker failed; the rest was drained all the same.
+        Exception: whatever the project's startup hook or lifespan raised.
+    """
+    config = settings.config
+    if config is None:
+        msg = f"{settings.__name__} is not a subclass of BaseArqWorkerSettings with a config"
+        raise ConfigError(msg)
+    stop = stop or asyncio.Event()
+    link = RedisLink()
+    heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
+    _handle_signals(stop, heartbeat.path)
+    redis = connect(config.location, config.queue_name)
+    reader = connect(config.location)
+    client = cast("RedisClient", redis)
+    heartbeat.start(client)
+    logger.info("Redis is at %s", config.location)
+    try:
+        ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
+        jobs = JobWorker(settings, redis, ctx, link)
+        try:
+            await jobs.startup()
+            services = Services()
+            services.start("jobs", jobs.serve(stop, config.drain_seconds))
+            if settings.router is not None and settings.router.streams:
+                consumer = Consumer(
+                    client,
+                    raw_entries(reader),
+                    settings.router,
+                    config,
+                    policy=config.retry_policy(
+                        settings.permanent_errors, settings.transient_errors
+                    ),
+                    ctx=ctx,
+                    link=link,
+                    observer=observer,
+                )
+                ctx["consumer"] = consumer
+                heartbeat.watch(consumer.vitals)
+                services.start("consumer", consumer.run(stop))
+            try:
+                await Services.wait(stop, services)
+            finally:
+                stop.set()
+                heartbeat.set_state("draining")
+                await services.finish()
+        finally:
+            await jobs.shutdown()
+    finally:
+        await heartbeat.stop()
+        await redis.aclose(close_connection_pool=True)
+        await reader.aclose(close_connection_pool=True)
+    logger.info("stopped; nothing is left running")
+
+
+def _base_ctx(settings: Settings) -> Ctx:
+    ctx: Ctx = getattr(settings, "ctx", {})
+    return dict(ctx)
+
+
+def _handle_signals(stop: asyncio.Event, health_file: Path) -> None:
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(signum, _on_signal, signum, stop, health_file)
+        except (NotImplementedError, RuntimeError):
+            # Windows, or not the main thread: Ctrl-C is KeyboardInterrupt then.
+            logger.debug("no handler for %s here", signum.name)
+
+
+def _on_signal(signum: signal.Signals, stop: asyncio.Event, health_file: Path) -> None:
+    if stop.is_set():
+        logger.warning("%s again: leaving at once; unfinished work is redelivered", signum.name)
+        health.remove(health_file)
+        os._exit(128 + signum)
+    logger.info("%s: draining; once more to leave at once", signum.name)
+    stop.set()
+
+
+def run(load: Callable[[], Settings]) -> int:
+    """Run the worker that ``load`` returns in a new event loop; return the exit code.
+
+    uvloop is used where it is installed.
+    """
+    settings = load()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings))
+    except WorkerError as exc:
+        logger.critical("the worker failed: %s", exc, exc_info=exc)
+        return 1
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and not on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,246 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; add scripts in your own modules.
+"""Steps that Redis must take as one: each script is one verb.
+
+Every script that settles an entry first asks whether the caller still owns it, so that a worker
+that slept through its lease cannot undo what the new owner does. Writes that can be refused
+(XADD at maxmemory) come before those that cannot (XACK), so that a refused script has done
+nothing. All of it runs on Redis 6.2, 7 and Valkey.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from .types import RedisArg, RedisClient, SyncRedisClient
+
+
+class Script:
+    """A Lua script that is sent once and called by its digest."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def run_sync(
+        self, redis: SyncRedisClient, keys: Sequence[str], args: Sequence[RedisArg] = ()
+    ) -> Any:
+        """The same for code without an event loop."""
+        try:
+            return redis.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+    async def __call__(
+        self, redis: RedisClient, keys: Sequence[str], args: Sequence[RedisArg] = ()
+    ) -> Any:
+        """Run the script; raises what Redis answers."""
+        try:
+            return await redis.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await redis.execute_command("EVAL", self.source, len(keys), *keys, *args)
+
+
+_OWNED = """
+local function owned(stream, group, consumer, id)
+  return #redis.call('XPENDING', stream, group, id, id, 1, consumer) > 0
+end
+"""
+
+# KEYS stream  ARGV group, consumer, id...
+# Returns the ids that the consumer no longer owns; the others' idle time starts again at 0.
+renew = Script("""
+local mine = {}
+for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000000, ARGV[2])) do
+  mine[row[1]] = true
+end
+local keep, lost = {}, {}
+for i = 3, #ARGV do
+  local list = mine[ARGV[i]] and keep or lost
+  list[#list + 1] = ARGV[i]
+end
+for first = 1, #keep, 1000 do
+  local ids = {unpack(keep, first, math.min(first + 999, #keep))}
+  ids[#ids + 1] = 'JUSTID'
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
+end
+return lost
+""")
+
+# KEYS stream  ARGV group, consumer, min idle in ms
+# Takes over the oldest entry whose lease has run out, without counting a delivery.
+# Returns {} if there is none, else {id, deliveries so far, fields or false if deleted}.
+reclaim = Script("""
+local stale = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', 1)
+if #stale == 0 then return {} end
+local id, deliveries = stale[1][1], stale[1][4]
+redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id, 'COUNT', 1, 'JUSTID')
+local body = redis.call('XRANGE', KEYS[1], id, id)
+if #body == 0 then
+  redis.call('XACK', KEYS[1], ARGV[1], id)
+  return {id, deliveries, false}
+end
+return {id, deliveries, body[1][2]}
+""")
+
+# KEYS stream  ARGV group, consumer, id
+# Counts a delivery of an entry that `reclaim` took. Returns the count, 0 if it is no longer ours.
+begin = Script(
+    _OWNED
+    + """
+if not owned(KEYS[1], ARGV[1], ARGV[2], ARGV[3]) then return 0 end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3])
+local row = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
+return row and row[4] or 0
+"""
+)
+
+# KEYS stream  ARGV group, consumer, id to keep...
+# Lets others take all but the kept entries of the consumer at once, as if not delivered to it.
+# Returns how many.
+hand_back = Script("""
+local keep, count = {}, 0
+for i = 3, #ARGV do keep[ARGV[i]] = true end
+for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000000, ARGV[2])) do
+  if not keep[row[1]] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, row[1],
+      'IDLE', 86400000, 'RETRYCOUNT', math.max(row[4] - 1, 0), 'JUSTID')
+    count = count + 1
+  end
+end
+return count
+""")
+
+# KEYS stream, job key, queue  ARGV group, consumer, id, job id, job, due in ms
+# Hands a failed entry over to an arq job. Returns 1, or 0 if the entry is no longer ours.
+schedule_retry = Script(
+    _OWNED
+    + """
+if not owned(KEYS[1], ARGV[1], ARGV[2], ARGV[3]) then return 0 end
+redis.call('SET', KEYS[2], ARGV[5])
+redis.call('ZADD', KEYS[3], ARGV[6], ARGV[4])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+)
+
+_BOUNDED_ADD = """
+local function bounded_add(stream, most, first)
+  redis.call('XADD', stream, '*', unpack(ARGV, first))
+  if most > 0 and redis.call('XLEN', stream) > most then
+    return redis.call('XTRIM', stream, 'MAXLEN', '=', most)
+  end
+  return 0
+end
+"""
+
+# KEYS stream, target  ARGV group, consumer, id, bound, name, value...
+# Moves an entry to the DLQ or the parked stream. Returns -1 if the entry is no longer ours,
+# else how many of the oldest entries of the target had to go.
+set_aside = Script(
+    _OWNED
+    + _BOUNDED_ADD
+    + """
+if not owned(KEYS[1], ARGV[1], ARGV[2], ARGV[3]) then return -1 end
+local dropped = bounded_add(KEYS[2], tonumber(ARGV[4]), 5)
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return dropped
+"""
+)
+
+# KEYS target stream, dedup key, queue, job key  ARGV job id, dedup ttl in ms, bound, name, value...
+# Adds a message once and takes the job that does so from the queue. Returns -1 if that was done
+# before, else how many of the oldest entries of the target had to go.
+requeue = Script(
+    _BOUNDED_ADD
+    + """
+if redis.call('EXISTS', KEYS[2]) == 1 then return -1 end
+local dropped = bounded_add(KEYS[1], tonumber(ARGV[3]), 4)
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('DEL', KEYS[4])
+return dropped
+"""
+)
+
+# KEYS set-aside stream, work stream  ARGV id, name, value...
+# Moves an entry back to where it came from. Returns 0 if it was moved or purged before.
+replay = Script("""
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+redis.call('XDEL', KEYS[1], ARGV[1])
+return 1
+""")
+
+# KEYS stream
+# Removes the entries before the first that some group has not settled. MINID, and not XDEL or
+# MAXLEN: deleting single entries makes XINFO's lag unknown, and MAXLEN takes undelivered ones.
+# Returns how many went.
+trim = Script("""
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+local ms, seq
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local info = {}
+  for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+  local m, s
+  if info['pending'] > 0 then
+    m, s = parts(redis.call('XPENDING', KEYS[1], info['name'])[2])
+  else
+    m, s = parts(info['last-delivered-id'])
+    s = s + 1
+  end
+  if not ms or m < ms or (m == ms and s < seq) then ms, seq = m, s end
+end
+if not ms then return 0 end
+local id = string.format('%.0f-%.0f', ms, seq)
+local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', id, 'LIMIT', 100000)
+if removed < 50000 then removed = removed + redis.call('XTRIM', KEYS[1], 'MINID', '=', id) end
+return removed
+""")
+
+# KEYS stream  ARGV group, consumer to keep, idle in ms
+# Removes consumers that are gone and hold nothing; DELCONSUMER would drop what they hold.
+# Returns their names.
+forget = Script("""
+local gone = {}
+for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local info = {}
+  for i = 1, #row, 2 do info[row[i]] = row[i + 1] end
+  if info['name'] ~= ARGV[2] and info['pending'] == 0 and info['idle'] > tonumber(ARGV[3]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], info['name'])
+    gone[#gone + 1] = info['name']
+  end
+end
+return gone
+""")
+
+# KEYS stream  ARGV group, consumer
+# The same for a consumer that says goodbye. Returns 1 if it held nothing.
+leave = Script("""
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
+redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+return 1
+""")
+
+# KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms
+# arq's enqueue_job in one step. Returns 0 if a job with this id exists.
+enqueue = Script("""
+if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+return 1
+""")
+
+# KEYS stream  ARGV fields per message, name, value...
+# Publishes messages in one step. Returns their entry ids.
+publish = Script("""
+local ids, width = {}, tonumber(ARGV[1])
+for i = 2, #ARGV, width do
+  ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, i, i + width - 1))
+end
+return ids
+""")

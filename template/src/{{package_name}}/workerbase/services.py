@@ -1,0 +1,75 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; start tasks of your own in hooks.
+"""Loops that must not end unnoticed."""
+
+import asyncio
+from collections.abc import Coroutine
+
+from .errors import WorkerError
+
+
+class Services:
+    """A group of long-running tasks; the first one that ends ends the wait for all."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(
+        self, name: str, work: Coroutine[object, object, None], *, may_end: bool = False
+    ) -> asyncio.Task[None]:
+        """Run ``work`` under ``name``; only a task that ``may_end`` may return."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        if may_end:
+            task.add_done_callback(self._forget_if_fine)
+        return task
+
+    def _forget_if_fine(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            self._tasks.discard(task)
+
+    @staticmethod
+    async def wait(stop: asyncio.Event, *groups: "Services") -> None:
+        """Wait until ``stop`` is set.
+
+        Raises:
+            WorkerError: a task ended before; its own exception is the cause.
+        """
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            while not stop.is_set():
+                tasks = {task for group in groups for task in group._tasks}  # noqa: SLF001
+                done, _ = await asyncio.wait(
+                    {stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED, timeout=1.0
+                )
+                if stop.is_set():
+                    return
+                for task in done - {stopping}:
+                    if all(task not in group._tasks for group in groups):  # noqa: SLF001
+                        continue  # it may end, and did
+                    cause = None if task.cancelled() else task.exception()
+                    msg = f"{task.get_name()} ended although nothing stopped it"
+                    raise WorkerError(msg) from cause
+        finally:
+            stopping.cancel()
+
+    async def finish(self) -> None:
+        """Wait until all tasks have ended by themselves, and raise the first error.
+
+        Raises:
+            WorkerError: a task failed; its own exception is the cause.
+        """
+        tasks = list(self._tasks)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        for task, result in zip(tasks, results, strict=True):
+            if isinstance(result, BaseException):
+                msg = f"{task.get_name()} failed"
+                raise WorkerError(msg) from result
+
+    async def cancel(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()

@@ -1,0 +1,124 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; call `snapshot` instead.
+"""What is in Redis right now: one function, whatever shows it."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from redis.exceptions import ResponseError
+
+from . import keys, wire
+from .config import WorkerConfig
+from .events import EventRouter
+from .types import RedisClient, StreamName
+
+LAG_COUNT_LIMIT = 10_000
+"""Redis 6.2 does not know the lag; undelivered entries are counted up to this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """The arq queue."""
+
+    name: str
+    due: int
+    """Jobs that should run now or are running."""
+    deferred: int
+    """Jobs that wait for their time, retries of messages among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream and the consumer group of this worker."""
+
+    name: StreamName
+    length: int
+    lag: int
+    """Entries not yet delivered to the group."""
+    pending: int
+    """Entries delivered and not yet acknowledged."""
+    consumers: int
+    oldest_pending_s: float | None
+    dlq: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it."""
+
+    redis: str
+    server: str
+    queue: QueueStatus
+    streams: tuple[StreamStatus, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data, for ``--json``."""
+        return asdict(self)
+
+
+async def snapshot(redis: RedisClient, config: WorkerConfig, router: EventRouter | None) -> Status:
+    """Ask Redis for the state of the queue and of the router's streams.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer.
+    """
+    now_ms = int(time.time() * 1000)
+    info = cast("dict[str, object]", await redis.execute_command("INFO", "server"))
+    name = str(info.get("server_name") or "redis")
+    version = info.get(f"{name}_version") or info.get("redis_version")
+    due = int(await redis.execute_command("ZCOUNT", config.queue_name, "-inf", now_ms))
+    total = int(await redis.execute_command("ZCARD", config.queue_name))
+    streams = [
+        await _stream(redis, stream, config.consumer_group)
+        for stream in (router.streams if router else ())
+    ]
+    return Status(
+        redis=str(config.location),
+        server=f"{name} {version}",
+        queue=QueueStatus(config.queue_name, due, total - due),
+        streams=tuple(streams),
+    )
+
+
+async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamStatus:
+    info = await _group(redis, stream, group)
+    pending = int(info.get("pending", 0))
+    oldest: float | None = None
+    if pending:
+        first = wire.text((await redis.execute_command("XPENDING", stream, group))["min"])
+        oldest = max(0.0, time.time() - int(first.partition("-")[0]) / 1000)
+    length = int(await redis.execute_command("XLEN", stream))
+    lag = info.get("lag")
+    if lag is None:
+        lag = await _count_undelivered(redis, stream, info) if info else length
+    return StreamStatus(
+        name=stream,
+        length=length,
+        lag=int(lag),
+        pending=pending,
+        consumers=int(info.get("consumers", 0)),
+        oldest_pending_s=oldest,
+        dlq=int(await redis.execute_command("XLEN", keys.dlq(stream))),
+        parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
+    )
+
+
+async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str, Any]:
+    try:
+        rows = await redis.execute_command("XINFO", "GROUPS", stream)
+    except ResponseError as exc:
+        if "no such key" in str(exc):
+            return {}
+        raise
+    for row in cast("list[list[Any]]", rows):
+        found = {wire.text(k): v for k, v in zip(row[::2], row[1::2], strict=True)}
+        if wire.text(found["name"]) == group:
+            return found
+    return {}
+
+
+async def _count_undelivered(redis: RedisClient, stream: StreamName, info: dict[str, Any]) -> int:
+    last = wire.text(info["last-delivered-id"])
+    rows = await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", LAG_COUNT_LIMIT)
+    return len(rows or ())

@@ -1,0 +1,65 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; import these aliases instead.
+"""Type aliases and protocols shared by the base and by the project's own code."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NewType, Protocol, TypeAlias
+
+StreamName: TypeAlias = str
+"""Key of a Redis stream, for example ``orders``."""
+
+EntryId = NewType("EntryId", str)
+"""Id that Redis gave a stream entry, for example ``1700000000000-0``."""
+
+Payload: TypeAlias = dict[str, str]
+"""Decoded fields of a stream entry; names that start with ``_`` are the base's own."""
+
+FieldValue: TypeAlias = str | int | float
+"""What one field of a payload may hold before it is written to Redis."""
+
+Ctx: TypeAlias = dict[str, object]
+"""The dictionary that arq hands to tasks and hooks; `task_utils` reads it with types."""
+
+JobResult: TypeAlias = object
+"""What a task returns: anything that `wire.dumps` can write."""
+
+Dependency: TypeAlias = Callable[[Ctx], Awaitable[object]]
+"""A function that makes a resource for tasks and handlers from ``ctx`` at startup."""
+
+Hook: TypeAlias = Callable[[Ctx], Awaitable[None]]
+"""An arq life-cycle hook such as ``on_startup``."""
+
+RedisArg: TypeAlias = str | bytes | int | float
+
+
+class RedisClient(Protocol):
+    """The one method of redis-py that the base needs; replies are bytes and lists of bytes.
+
+    redis-py types its replies loosely, so this is where ``Any`` enters: every caller narrows at
+    once.
+    """
+
+    async def execute_command(self, *args: RedisArg, **options: Any) -> Any:
+        """Send one command and return its reply, or raise `redis.exceptions.RedisError`."""
+        ...
+
+
+class SyncRedisClient(Protocol):
+    """The same for code without an event loop."""
+
+    def execute_command(self, *args: RedisArg, **options: Any) -> Any:
+        """Send one command and return its reply, or raise `redis.exceptions.RedisError`."""
+        ...
+
+
+class Enqueuer(Protocol):
+    """What can enqueue an arq job: `arq.ArqRedis`, for one."""
+
+    async def enqueue_job(
+        self, function: str, *args: object, **kwargs: object
+    ) -> object:  # pragma: no cover
+        """Enqueue ``function``; ``None`` means that a job with this id exists."""
+        ...
+
+
+Fields: TypeAlias = Mapping[str, FieldValue]
+"""Fields on their way into a stream entry."""
