@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
+from zoneinfo import ZoneInfo
 
-from arq.connections import ArqRedis
 from arq.constants import default_queue_name, job_key_prefix
 from arq.cron import CronJob
 from arq.jobs import Job
@@ -27,10 +27,11 @@ from .connect import OUTAGE_ERRORS, connect
 from .errors import PayloadError, SettingsError, WorkerError
 from .events import RETRIES, EventRouter
 from .health import Heartbeat, Vitals
+from .jobqueue import QueueClient
 from .retry import ErrorTypes, RetryPolicy
 from .settle import REQUEUE_TASK
-from .task_utils import options_of
-from .types import Ctx, FieldValue, Hook, RedisClient
+from .task_utils import Task
+from .types import Call, Ctx, FieldValue, Hook, RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ async def _requeue(ctx: Ctx, stream_name: str, payload: Mapping[str, FieldValue]
         [job_id, keys.DEDUP_TTL_MS if failure else 1, bound, *wire.flatten(fields)],
     )
     if dropped > 0:
-        logger.error("%s is full: its oldest %d entries were dropped", target, dropped)
+        logger.error(deadletter.FULL, target, dropped)
 
 
 def _failure_id(ctx: Ctx, fields: Mapping[str, str]) -> str:
@@ -280,7 +281,7 @@ class BaseArqWorkerSettings:
         ConfigError: (at definition) the environment is wrong and no ``config`` is given.
     """
 
-    functions: ClassVar[Sequence[Function | TaskFunction]] = CORE_FUNCTIONS
+    functions: ClassVar[Sequence[Function | Task[..., Any] | TaskFunction]] = CORE_FUNCTIONS
     cron_jobs: ClassVar[Sequence[CronJob] | None] = None
     max_jobs: ClassVar[int] = 20
     job_timeout: ClassVar[float | timedelta] = 60
@@ -363,6 +364,7 @@ class BaseArqWorkerSettings:
             "job_serializer": wire.dumps,
             "job_deserializer": wire.loads,
             "job_completion_wait": int(config.drain_seconds),
+            "timezone": ZoneInfo(config.timezone),
             # The key that `arq --check` reads lives one second longer than this.
             "health_check_interval": 15,
             **declared,
@@ -386,11 +388,13 @@ class BaseArqWorkerSettings:
     def _functions(cls, own: Sequence[object]) -> tuple[Function, ...]:
         functions: dict[str, Function] = {}
         for task in (*CORE_FUNCTIONS, *own):
-            if not isinstance(task, Function):
+            if isinstance(task, Task):
+                task = task.for_arq()  # noqa: PLW2901
+            elif not isinstance(task, Function):
                 if not inspect.iscoroutinefunction(task):
                     msg = f"{cls.__name__}.functions: {task!r} is not an async function"
                     raise SettingsError(msg)
-                task = func(cast("Any", task), **options_of(task))  # noqa: PLW2901
+                task = func(cast("Any", task))  # noqa: PLW2901
             if functions.setdefault(task.name, task) is not task:
                 msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
                 raise SettingsError(msg)
@@ -408,7 +412,7 @@ class BaseArqService:
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
         self._config = config
-        self._pool: ArqRedis | None = None
+        self._pool: QueueClient | None = None
         self._lock = asyncio.Lock()
 
     async def init(self) -> None:
@@ -441,8 +445,12 @@ class BaseArqService:
         """Close the connection."""
         await self.close()
 
-    async def enqueue_job(self, function: str, *args: object, **kwargs: object) -> Job | None:
-        """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
+    async def enqueue_job(
+        self, function: str | Call, *args: object, **kwargs: object
+    ) -> Job | None:
+        """Enqueue a job, by name or as ``some_task.job(…)``.
+
+        ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
 
         Returns:
             The job, or None if a job with this ``_job_id`` exists.
@@ -454,7 +462,7 @@ class BaseArqService:
         pool = await self._open()
         return await pool.enqueue_job(function, *args, **cast("dict[str, Any]", kwargs))
 
-    async def _open(self) -> ArqRedis:
+    async def _open(self) -> QueueClient:
         async with self._lock:
             if self._pool is None:
                 config = self._config = self._config or WorkerConfig.load()

@@ -1,5 +1,5 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; set WORKER_PREFETCH instead.
-"""Entries that this process has read and not yet started.
+"""Entries, or jobs, that this process has taken and not yet started.
 
 A few wait here so that a slot which frees never waits for Redis. Never more than are handled in
 `AHEAD_S`: what waits behind slow handlers here could be running in another worker.
@@ -8,21 +8,22 @@ A few wait here so that a slot which frees never waits for Redis. Never more tha
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
-from .lease import Delivery
+T = TypeVar("T")
 
 AHEAD_S = 0.05
 _SMOOTHING = 0.05
 _FASTEST_S = 1e-4
 
 
-class Buffer:
+class Buffer(Generic[T]):
     """A queue between the reader and the slots; all on one event loop."""
 
     def __init__(self, concurrency: int, prefetch: int) -> None:
         self._concurrency = concurrency
         self._prefetch = prefetch
-        self._queue: deque[Delivery] = deque()
+        self._queue: deque[T] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._reader: asyncio.Future[None] | None = None
         # Slow until proven fast: the first read takes no more than there are slots.
@@ -56,14 +57,14 @@ class Buffer:
                 self._reader = None
         return room
 
-    def add(self, deliveries: Iterable[Delivery]) -> None:
+    def add(self, deliveries: Iterable[T]) -> None:
         """Put entries at the end of the queue."""
         self._queue.extend(deliveries)
         self._wake_slots()
 
     # --- the slots' side
 
-    def take(self) -> Delivery | None:
+    def take(self) -> T | None:
         """Start the next entry, or return None when there is none to start now."""
         if self._paused or not self._queue:
             return None
@@ -135,15 +136,15 @@ class Buffer:
         self._probes = None
         self._wake_slots()
 
-    def put_back(self, delivery: Delivery) -> None:
+    def put_back(self, delivery: T) -> None:
         """Return an entry that was started and not settled."""
         self._queue.appendleft(delivery)
 
-    def drop(self, lost: set[Delivery]) -> None:
+    def drop(self, lost: set[T]) -> None:
         """Forget waiting entries that are no longer ours."""
         self._queue = deque(delivery for delivery in self._queue if delivery not in lost)
 
-    def clear(self) -> list[Delivery]:
+    def clear(self) -> list[T]:
         """Forget all waiting entries; return them."""
         waiting = list(self._queue)
         self._queue.clear()

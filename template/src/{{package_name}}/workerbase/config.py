@@ -4,6 +4,7 @@
 import difflib
 import os
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
 from arq.connections import RedisSettings
 from dotenv import dotenv_values
@@ -57,8 +58,10 @@ class WorkerConfig(BaseSettings):
     """How long one run of a job may take."""
     keep_result: float = Field(default=3600.0, ge=0)
     """How long the result of a job can be read."""
-    poll_delay: Seconds = 0.5
-    """How often arq's queue is polled."""
+    poll_delay: Seconds = 1.0
+    """How often the queue is polled, for jobs that plain arq enqueued; ours wake the worker."""
+    timezone: str = "UTC"
+    """Time zone of cron jobs, such as Europe/Berlin: the same for all workers."""
 
     max_retries: int = Field(default=5, ge=1)
     """Tries in all before a message or job is given up."""
@@ -103,6 +106,16 @@ class WorkerConfig(BaseSettings):
     @classmethod
     def _check_dsn(cls, value: SecretStr) -> SecretStr:
         RedisLocation.parse(value.get_secret_value())
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError):
+            msg = f"{value!r} is no time zone of this system; for example Europe/Berlin"
+            raise ValueError(msg) from None
         return value
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
 from . import wire
+from .jobqueue import QueueClient
 from .types import RedisClient
 
 CONNECT_TIMEOUT_S = 1.0
@@ -138,7 +139,7 @@ def _target(location: RedisLocation) -> dict[str, Any]:
     return {"host": host, "port": port}
 
 
-def connect(location: RedisLocation, queue_name: str = "arq:queue") -> ArqRedis:
+def connect(location: RedisLocation, queue_name: str = "arq:queue") -> QueueClient:
     """Make a client for ``location``; it connects when first used and again after an outage."""
     options = _options(location)
     # One quick retry on a fresh connection hides a restart of Redis; longer outages are the
@@ -150,11 +151,11 @@ def connect(location: RedisLocation, queue_name: str = "arq:queue") -> ArqRedis:
         "job_deserializer": wire.loads,
     }
     if location.master is None:
-        return ArqRedis(**_target(location), **options, **kind)
+        return QueueClient(**_target(location), **options, **kind)
     # redis-py leaves these unannotated.
     make_sentinel = cast("Callable[..., Any]", Sentinel)
     sentinel = make_sentinel(location.hosts, sentinel_kwargs=_sentinel_options(location), **options)
-    client = cast("ArqRedis", sentinel.master_for(location.master, redis_class=ArqRedis))
+    client = cast("QueueClient", sentinel.master_for(location.master, redis_class=QueueClient))
     for name, value in kind.items():
         setattr(client, name, value)
     return client

@@ -115,7 +115,7 @@ class Consumer:
             stream: Leases(redis, stream, config.consumer_group, self.name, config.lease_timeout)
             for stream in router.streams
         }
-        self._buffer = Buffer(config.concurrency, config.prefetch)
+        self._buffer: Buffer[Delivery] = Buffer(config.concurrency, config.prefetch)
         self._acker = Acker(redis, config.consumer_group, self._link, self._acked)
         self._breaker = Breaker(config.breaker_threshold)
         self._settler = Settler(

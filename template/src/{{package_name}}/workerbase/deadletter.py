@@ -19,8 +19,15 @@ ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
 ENTRY_ID = "_entry_id"
+JOB, HISTORY = "_job", "_history"
+"""The serialized job of a dead job, and its failures, newest last."""
 
-MAX_ERROR, MAX_TRACEBACK = 1_000, 8_000
+FULL = (
+    "%s is full: its oldest %d entries were dropped; replay or purge them in time, or raise "
+    "WORKER_DLQ_MAX_ENTRIES"
+)
+
+MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
 
 # Not kept when a message goes back to work: where it failed last says nothing about the next
 # try, and an entry should not drag a traceback through the stream.
@@ -39,6 +46,17 @@ def describe_failure(error: BaseException, stream: StreamName, entry_id: str) ->
         ORIGINAL_STREAM: stream,
         ENTRY_ID: entry_id,
     }
+
+
+def history_entry(error: BaseException, attempt: int, *, dead: bool) -> dict[str, object]:
+    """Return one failure of a job, as its history keeps it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    entry: dict[str, object] = {
+        "attempt": attempt,
+        "at": now,
+        "error": f"{type(error).__name__}: {error}"[:MAX_ERROR],
+    }
+    return {**entry, "dead": True} if dead else entry
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:

@@ -6,18 +6,20 @@ hundred. Each change is one atomic step per entry: a replay that is interrupted 
 neither loses a message nor sends it twice.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias, cast
 
-from . import deadletter, keys, scripts, wire
+from . import deadletter, jobqueue, keys, scripts, wire
 from .events import DATA, ID, TYPE
 from .types import EntryId, Payload, RedisClient, StreamName
 
 PAGE = 500
 
-ReplayResult: TypeAlias = Literal["replayed", "gone", "capped"]
+ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists"]
+"""``exists``: a job with the id of the dead one waits or runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class DeadEntry:
         return int(self.entry_id.partition("-")[0]) / 1000
 
     @property
+    def is_job(self) -> bool:
+        """Whether it is a job, and not a message of a stream."""
+        return deadletter.JOB in self.payload
+
+    @property
     def replays(self) -> int:
         """How often the message was replayed."""
         return int(self.payload.get(deadletter.REPLAYS, "0"))
@@ -69,6 +76,7 @@ class DeadEntry:
             "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
             "data": self.payload.get(DATA, ""),
+            "history": json.loads(self.payload.get(deadletter.HISTORY, "[]")),
             "traceback": self.payload.get(deadletter.TRACEBACK, ""),
         }
 
@@ -205,9 +213,17 @@ class SetAside:
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def replay(self, entry: DeadEntry, max_replays: int) -> ReplayResult:
-        """Send a message back to its stream with all its tries, unless that was done too often."""
+        """Send it back to its stream or queue with all its tries, unless it went too often."""
         if entry.replays >= max_replays:
             return "capped"
+        if entry.is_job:
+            job = wire.encode(entry.payload[deadletter.JOB])
+            done = await jobqueue.replay(
+                self._redis, self.stream, entry.entry_id, entry.payload[ID], job
+            )
+            if done < 0:
+                return "exists"
+            return "replayed" if done else "gone"
         return await self._move(entry, deadletter.replayed(entry.payload))
 
     async def unpark(self, entry: DeadEntry) -> bool:

@@ -8,6 +8,9 @@ key                               type    lives
 ``{stream}:dlq``                  stream  until replayed or purged; bounded
 ``{stream}:parked``               stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``   string  `DEDUP_TTL_MS`
+``{queue}:dlq``                   stream  the same for dead jobs
+``{queue}:cron:{name}``           string  `TICK_TTL_MS`: the last tick that was enqueued
+``{queue}:wake``                  pubsub  channel that tells idle workers of new jobs
 ================================  ======  ==========================================
 """
 
@@ -26,6 +29,9 @@ its in-progress key (job timeout + 10 s) has run out. A job that runs again afte
 recognized without this key: requeueing removes it from the queue in the same atomic step.
 """
 
+TICK_TTL_MS = 31 * 86_400_000
+"""How long the last tick of a cron job is remembered, in milliseconds."""
+
 _STREAM_NAME = re.compile(r"[^\s\x00-\x1f]{1,200}")
 
 
@@ -42,6 +48,16 @@ def parked(stream: StreamName) -> StreamName:
 def requeued(stream: StreamName, failure: str) -> str:
     """Return the key that remembers that ``failure`` was requeued."""
     return f"{stream}:requeued:{failure}"
+
+
+def wake(queue: str) -> str:
+    """Return the channel on which idle workers of ``queue`` are woken."""
+    return f"{queue}:wake"
+
+
+def tick(queue: str, cron_job: str) -> str:
+    """Return the key that remembers the last tick of a cron job."""
+    return f"{queue}:cron:{cron_job}"
 
 
 def requeue_job_id(stream: StreamName, entry_id: str) -> str:

@@ -54,7 +54,8 @@ async def serve(
     logger.info("Redis is at %s", config.location)
     try:
         ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
-        jobs = JobWorker(settings, redis, ctx, link)
+        jobs = JobWorker.of(settings, redis, ctx, link)
+        heartbeat.watch(jobs.vitals)
         try:
             await jobs.startup()
             services = Services()

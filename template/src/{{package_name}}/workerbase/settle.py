@@ -102,12 +102,7 @@ class Settler:
             ],
         )
         if dropped > 0:
-            logger.error(
-                "%s is full: its oldest %d entries were dropped; replay or purge them in time, "
-                "or raise WORKER_DLQ_MAX_ENTRIES",
-                target,
-                dropped,
-            )
+            logger.error(deadletter.FULL, target, dropped)
         if dropped < 0:
             return "lease_lost"
         return "parked" if parking else "dead_lettered"

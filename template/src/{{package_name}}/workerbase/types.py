@@ -2,6 +2,7 @@
 """Type aliases and protocols shared by the base and by the project's own code."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NewType, Protocol, TypeAlias
 
 StreamName: TypeAlias = str
@@ -63,3 +64,12 @@ class Enqueuer(Protocol):
 
 Fields: TypeAlias = Mapping[str, FieldValue]
 """Fields on their way into a stream entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task and its arguments, checked where it is made: ``send_email.job(42)``."""
+
+    function: str
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]

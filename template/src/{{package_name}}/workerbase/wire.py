@@ -97,6 +97,18 @@ def loads(data: bytes) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
+def shown(value: object) -> str:
+    """Write ``value`` as JSON to be looked at: what has no JSON form becomes its ``repr``."""
+
+    def lenient(item: object) -> object:
+        try:
+            return _encode(item)
+        except PayloadError:
+            return repr(item)
+
+    return json.dumps(value, default=lenient, ensure_ascii=False)
+
+
 def text(value: object) -> str:
     """Decode a Redis string; bytes that are not UTF-8 survive the way back (`encode`)."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)

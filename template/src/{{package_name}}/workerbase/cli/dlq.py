@@ -28,7 +28,7 @@ def dlq() -> None:
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which dead letters are meant."""
     options = (
-        click.option("--stream", help="Only this stream (all by default)."),
+        click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
         click.option("--type", "event_type", default="", help="Event type."),
         click.option("--error", default="", help="Part of the error, or its fingerprint."),
@@ -48,7 +48,8 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _targets(app: App, redis: ArqRedis, stream: str | None, parked: bool) -> list[SetAside]:
-    streams = (stream,) if stream else app.router.streams
+    queues = () if parked else (app.config.queue_name,)
+    streams = (stream,) if stream else (*app.router.streams, *queues)
     name = keys.parked if parked else keys.dlq
     return [SetAside(client(redis), name(s.removesuffix(keys.DLQ_SUFFIX))) for s in streams]
 
@@ -207,6 +208,8 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
         click.echo(f"{done['gone']:,} were gone already")
     if done["capped"]:
         click.echo(f"{done['capped']:,} left: replayed too often (--max-replays)")
+    if done["exists"]:
+        click.echo(f"{done['exists']:,} left: a job with the same id waits or runs")
 
 
 def _progress(app: App, quiet: bool) -> Progress:

@@ -172,7 +172,16 @@ def status_table(found: Status) -> Table:
             _count(stream.dlq, "red"),
         )
     queue = found.queue
-    table.add_row(f"{queue.name} (jobs)", _count(queue.due), "", _count(queue.deferred))
+    table.add_row(
+        f"{queue.name} (jobs)",
+        _count(queue.due),
+        "",
+        _count(queue.deferred),
+        "",
+        "",
+        "",
+        _count(queue.dlq, "red"),
+    )
     return table
 
 

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self
 
 import redis
-from arq.connections import ArqRedis
 
 from ..config import WorkerConfig
 from ..connect import connect, connect_sync
+from ..jobqueue import QueueClient
 
 
 class AppClients:
@@ -26,7 +26,7 @@ class AppClients:
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
         self._given = config
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ArqRedis] = (
+        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, QueueClient] = (
             weakref.WeakKeyDictionary()
         )
         self._sync: redis.Redis | None = None
@@ -43,7 +43,7 @@ class AppClients:
         return self._given
 
     @property
-    def for_loop(self) -> ArqRedis:
+    def for_loop(self) -> QueueClient:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         client = self._by_loop.get(loop)
