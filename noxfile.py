@@ -82,3 +82,18 @@ def tests(session: nox.Session) -> None:
         session.run("ruff", "format", "--check")
         check_types(session)
     session.run("pytest", *session.posargs, env=show_pyenv_pythons())
+
+
+@nox.session(python=False)
+def manifest(session: nox.Session) -> None:
+    """Write the manifest of the base anew; to be done after each change of the base."""
+    session.run("python", "tests/updates/releases.py", "manifest")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Check that the commit can be released, and print the commands that tag it."""
+    install(session, "test", "lint", "types")
+    session.run("python", "tests/updates/releases.py", "check")
+    session.run("pytest", "-m", "", "tests", env=show_pyenv_pythons())
+    session.run("python", "tests/updates/releases.py", "commands")
