@@ -142,3 +142,18 @@ def image(session: nox.Session) -> None:
         for rest in (("rm", "--force", "--volumes", name, redis), ("network", "rm", name)):
             docker(*rest, success_codes=[0, 1])
         docker("image", "rm", name)
+
+
+@nox.session(python=False)
+def manifest(session: nox.Session) -> None:
+    """Write the manifest of the base anew; to be done after each change of the base."""
+    session.run("python", "tests/updates/releases.py", "manifest")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Check that the commit can be released, and print the commands that tag it."""
+    install(session, "test", "lint", "types")
+    session.run("python", "tests/updates/releases.py", "check")
+    session.run("pytest", "-m", "", "tests", env=show_pyenv_pythons())
+    session.run("python", "tests/updates/releases.py", "commands")

@@ -45,3 +45,29 @@ def chaos(app: App, /, as_json: bool, **options: Any) -> None:
     else:
         app.console.print(report_table(report))
     sys.exit(0 if report.passed else 1)
+
+
+@click.group()
+def base() -> None:
+    """Look after the vendored base."""
+
+
+@base.command("status")
+def base_status() -> None:
+    """Show versions, and a diff of each file that was edited; exit code 1 if there is one."""
+    from . import drift  # noqa: PLC0415
+
+    project, answers = drift.answers()
+    updated_to = answers.get("_commit", "unknown: there is no .copier-answers.yml")
+    newest = drift.newest(project) if project else None
+    click.echo(f"base          {drift.read_manifest()[0]}")
+    click.echo(f"updated to    {updated_to}")
+    click.echo(f"newest known  {newest or 'unknown: `uvx copier check-update` says why'}")
+    drifted = drift.find_drift()
+    for file in drifted:
+        click.echo(f"\n{file}")
+        if file.what != "added":
+            click.echo(drift.diff(file.name), nl=False)
+    if not drifted:
+        click.echo("no file of the base was edited")
+    sys.exit(1 if drifted else 0)
