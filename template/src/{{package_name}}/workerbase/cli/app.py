@@ -108,7 +108,14 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def plain_table(title: str) -> Table:
     """Return a table without frame, so that eighty columns are enough; the title is not markup."""
-    return Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    return Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def print_json(data: object) -> None:
