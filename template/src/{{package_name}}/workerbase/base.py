@@ -145,7 +145,7 @@ async def base_startup(ctx: Ctx) -> None:
     """Create the health file and enter the lifespan; harmless if that was done.
 
     Raises:
-        OSError: the health file cannot be written.
+        ConfigError: the health file cannot be written.
     """
     config = _config_of(ctx)
     heartbeat = ctx.get("heartbeat")

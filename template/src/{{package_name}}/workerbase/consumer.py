@@ -143,7 +143,6 @@ class Consumer:
             ExceptionGroup: a loop ended that must not; nothing is lost, but this consumer is
                 done.
         """
-        await self._ensure_groups()
         logger.info("consuming %s as %s", ", ".join(self._router.streams), self.name)
         intake, core = Services(), self._core
         core.start(f"{self.name}: renew", self._renew_loop())
@@ -245,6 +244,8 @@ class Consumer:
     # --- reading
 
     async def _read_loop(self) -> None:
+        # Not before the loops start: where Redis is away this waits, and a stop must end that.
+        await self._ensure_groups()
         while True:
             room = await self._buffer.room()
             self._reading, self._last_pass = True, time.monotonic()

@@ -8,7 +8,7 @@ neither loses a message nor sends it twice.
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias, cast
 
@@ -162,6 +162,7 @@ class SetAside:
         after: str = "",
         until: str = "+",
         most: int | None = None,
+        looked: Callable[[int], object] | None = None,
     ) -> AsyncIterator[DeadEntry]:
         """Yield the entries, oldest first.
 
@@ -170,23 +171,27 @@ class SetAside:
             after: start behind this id.
             until: stop behind this id; nothing at all if it is empty.
             most: look at no more than so many entries, matching or not.
+            looked: called after each page with the number of entries in it.
         """
         now = time.time()
-        last = after
+        start = f"({after}" if after else "-"
+        if wanted is not None and wanted.entry_id and until:
+            start = until = wanted.entry_id
         looked_at = 0
         while until and (most is None or looked_at < most):
             count = PAGE if most is None else min(PAGE, most - looked_at)
-            page = await self._page(last, until, count)
+            page = await self._page(start, until, count)
             for entry in page:
                 if wanted is None or wanted.matches(entry, now):
                     yield entry
             looked_at += len(page)
+            if looked is not None:
+                looked(len(page))
             if not page:
                 return
-            last = page[-1].entry_id
+            start = f"({page[-1].entry_id}"
 
-    async def _page(self, after: str, until: str, count: int) -> list[DeadEntry]:
-        start = f"({after}" if after else "-"
+    async def _page(self, start: str, until: str, count: int) -> list[DeadEntry]:
         # redis-py decodes this reply to (id, {name: value}) pairs.
         reply = await self._redis.execute_command("XRANGE", self.name, start, until, "COUNT", count)
         rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
@@ -198,10 +203,12 @@ class SetAside:
             for entry_id, fields in rows
         ]
 
-    async def groups(self, wanted: Filter | None = None) -> list[Group]:
+    async def groups(
+        self, wanted: Filter | None = None, looked: Callable[[int], object] | None = None
+    ) -> list[Group]:
         """Count the entries by error, the most frequent first."""
         groups: dict[str, Group] = {}
-        async for entry in self.scan(wanted):
+        async for entry in self.scan(wanted, looked=looked):
             key = entry.fingerprint
             group = groups.get(key)
             if group is None:

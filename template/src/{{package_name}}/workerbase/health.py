@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from uuid import uuid4
 
 from . import probe
+from .errors import ConfigError
 from .link import RedisLink
 from .types import RedisClient
 
@@ -80,11 +81,17 @@ class Heartbeat:
             redis: asked with PING whether Redis is there, beside what other loops notice.
 
         Raises:
-            OSError: the file cannot be written.
+            ConfigError: the file cannot be written.
         """
         if self._tasks:
             return
-        self.beat()
+        try:
+            self.beat()
+        except OSError as exc:
+            msg = (
+                f"cannot write the health file {self.path} ({exc.strerror}): set WORKER_HEALTH_FILE"
+            )
+            raise ConfigError(msg) from exc
         self.link.on_change = self._wake.set
         self._tasks.append(asyncio.create_task(self._run(), name="heartbeat"))
         if redis is not None:

@@ -125,7 +125,8 @@ def run(load: Callable[[], Settings]) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings))
     except WorkerError as exc:
-        logger.critical("the worker failed: %s", exc, exc_info=exc)
+        # A wrong setting is told in a sentence; for the rest, the cause's traceback is needed.
+        logger.critical("the worker failed: %s", exc, exc_info=not isinstance(exc, ConfigError))
         return 1
     return 0
 
