@@ -9,7 +9,7 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus, SerializationError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from workerbase import BaseArqService, WorkerConfig
+from workerbase import BaseArqService, WorkerConfig, base
 from workerbase.devtools.server import Server
 from workerbase.errors import ConfigError
 
@@ -25,8 +25,6 @@ async def test_the_pool_opens_on_first_use_once_under_concurrency(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[ArqRedis] = []
-
-    from workerbase import base
 
     def counting(*args: Any) -> ArqRedis:
         opened.append(real(*args))
