@@ -326,7 +326,9 @@ class BaseArqWorkerSettings:
             if base in (BaseArqWorkerSettings, object):
                 continue
             own = vars(base)
-            names = own.get("_declared") or {n: v for n, v in own.items() if n[0] != "_"}
+            names = own.get("_declared")
+            if names is None:  # a mixin; ours may have declared nothing
+                names = {n: v for n, v in own.items() if not n.startswith("_")}
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -334,7 +336,8 @@ class BaseArqWorkerSettings:
                     msg = f"{base.__name__}.{name} is no worker setting; {hint}"
                     raise SettingsError(msg)
                 if isinstance(value, staticmethod | classmethod):
-                    value = getattr(cls, name)  # noqa: PLW2901 - arq reads past descriptors
+                    # arq reads past descriptors, and a parent's attribute is resolved already.
+                    value = cast("Any", value).__get__(None, cls)  # noqa: PLW2901
                 found.setdefault(name, value)
         return found
 

@@ -65,13 +65,13 @@ def requeue_job_id(stream: StreamName, entry_id: str) -> str:
     return f"requeue:{stream}:{entry_id}"
 
 
-def check_stream_name(name: str) -> str:
+def check_stream_name(name: object) -> StreamName:
     """Return ``name`` if it can be a work stream.
 
     Raises:
-        ValueError: it is empty, has blanks or control characters, or ends like a DLQ.
+        ValueError: it is no text, is empty, has blanks or control characters, or ends like a DLQ.
     """
-    if not _STREAM_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _STREAM_NAME.fullmatch(name):
         msg = f"stream name {name!r} must be 1-200 characters without blanks"
         raise ValueError(msg)
     if name.endswith((DLQ_SUFFIX, PARKED_SUFFIX)):

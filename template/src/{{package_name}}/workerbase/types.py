@@ -52,16 +52,6 @@ class SyncRedisClient(Protocol):
         ...
 
 
-class Enqueuer(Protocol):
-    """What can enqueue an arq job: `arq.ArqRedis`, for one."""
-
-    async def enqueue_job(
-        self, function: str, *args: object, **kwargs: object
-    ) -> object:  # pragma: no cover
-        """Enqueue ``function``; ``None`` means that a job with this id exists."""
-        ...
-
-
 Fields: TypeAlias = Mapping[str, FieldValue]
 """Fields on their way into a stream entry."""
 
