@@ -35,6 +35,7 @@ class Claim:
     """Number of this try, counted from 1."""
     aborted: bool
     """Somebody asked to abort it before it started."""
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True)

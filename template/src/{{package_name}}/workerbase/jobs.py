@@ -175,8 +175,8 @@ class JobWorker(Worker):
             await cast("Hook", self.on_shutdown)(cast("Ctx", self.ctx))
 
     async def _drain(self, seconds: float) -> None:
-        self._buffer.pause()
-        for claim in self._buffer.clear():
+        self._buffer.close()
+        for claim in [claim for claim in self._held.values() if not claim.started]:
             await self._hand_back(claim)
         if self.tasks:
             logger.info("draining: %d jobs still run", len(self.tasks))
