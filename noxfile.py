@@ -82,3 +82,12 @@ def tests(session: nox.Session) -> None:
         session.run("ruff", "format", "--check")
         check_types(session)
     session.run("pytest", *session.posargs, env=show_pyenv_pythons())
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``."""
+    install(session, "bench")
+    which, *options = session.posargs or ["streams", "--quick"]
+    path = {"PYTHONPATH": str(PACKAGE)}
+    session.run("python", "-m", f"benchmarks.{which}", *options, env=path)
