@@ -160,3 +160,12 @@ def release(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "check")
     session.run("pytest", "-m", "", "tests", env=show_pyenv_pythons())
     session.run("python", "tests/updates/releases.py", "commands")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``."""
+    install(session, "bench")
+    which, *options = session.posargs or ["streams", "--quick"]
+    path = {"PYTHONPATH": str(PACKAGE)}
+    session.run("python", "-m", f"benchmarks.{which}", *options, env=path)
