@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 MAX_DELAY_S = 1.0
 """Work resumes within two seconds of Redis's return, so no wait may be longer than this."""
 LOG_EVERY_S = 10.0
+CHECK_TIMEOUT_S = 2.0
 
 
 class RedisLink:
@@ -74,7 +75,8 @@ class RedisLink:
         """Ask Redis every ``period`` seconds whether it is there, until cancelled."""
         while True:
             try:
-                await redis.execute_command("PING")
+                # Plain arq's client would try for half a minute before it tells.
+                await asyncio.wait_for(redis.execute_command("PING"), CHECK_TIMEOUT_S)
             except OUTAGE_ERRORS as exc:
                 await self.wait_after(exc, "checking the connection")
             else:
