@@ -15,7 +15,8 @@ from workerbase.devtools.server import Server
 
 HERE = Path(__file__).parent
 BASE = HERE.parents[1] / "template" / "src" / "{{package_name}}"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+"""For a condition that comes in a second where nothing else runs."""
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -46,10 +47,10 @@ class Running:
     def send(self, signum: int) -> None:
         self.process.send_signal(signum)
 
-    def ended(self) -> int:
+    def ended(self, patience: float = PATIENCE_S) -> int:
         """Wait for the end and return the exit code."""
         try:
-            return self.process.wait(PATIENCE_S)
+            return self.process.wait(patience)
         except subprocess.TimeoutExpired:
             pytest.fail(f"did not end:\n{self.output[-3000:]}")
 

@@ -5,7 +5,6 @@ import signal
 import time
 from typing import Any
 
-import pytest
 from processkit import Project, until
 
 MANY = 20_000
@@ -135,8 +134,7 @@ def test_filters_choose_by_error_reason_type_age_and_id(in_process: Any, project
         assert len(json.loads(shown.stdout)) == count, options
         groups = json.loads(in_process("dlq", "ls", "--json", *options).stdout)
         assert sum(g["count"] for found in groups.values() for g in found) == count, options
-    assert len(ids_of_all := project.redis.xrange("orders:dlq")) == 22
-    assert [entry_id for entry_id, _ in ids_of_all] == entry_ids
+    assert [entry_id for entry_id, _ in project.redis.xrange("orders:dlq")] == entry_ids
 
 
 def test_limit_rate_and_cap_hold_back(project: Project) -> None:
@@ -180,15 +178,12 @@ def test_dead_letters_of_a_stream_that_has_no_handler_any_more_are_found(project
     assert ids(project, "former") == ["one"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_a_replay_that_is_interrupted_and_repeated_neither_loses_nor_doubles(
-    project: Project, signum: int
-) -> None:
+def test_a_replay_that_is_killed_and_repeated_neither_loses_nor_doubles(project: Project) -> None:
     fill(project, MANY)
     replay = project.start("dlq", "replay")
     until(lambda: project.redis.xlen("orders") > 500, "some replays")
-    replay.send(signum)
-    assert replay.ended() != 0
+    replay.send(signal.SIGKILL)
+    assert replay.ended() == -signal.SIGKILL
     done = project.redis.xlen("orders")
     assert 500 < done < MANY
     # Two at once do not come into each other's way either.
