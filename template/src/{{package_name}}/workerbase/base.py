@@ -22,7 +22,7 @@ from arq.worker import Function, Worker, func
 from arq.worker import Retry as ArqRetry
 
 from . import deadletter, health, keys, scripts, wire
-from .config import WorkerConfig
+from .config import WorkerConfig, health_path
 from .connect import OUTAGE_ERRORS, connect
 from .errors import PayloadError, SettingsError, WorkerError
 from .events import RETRIES, EventRouter
@@ -307,6 +307,7 @@ class BaseArqWorkerSettings:
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Resolve all settings of the new class."""
         super().__init_subclass__(**kwargs)
+        health.remove_stale(Path(health_path()))
         cls._declared = {n: v for n, v in vars(cls).items() if not n.startswith("_")}
         declared = cls._inherited()
         if "max_tries" in declared:

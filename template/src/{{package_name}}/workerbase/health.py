@@ -154,6 +154,20 @@ class Heartbeat:
         }
 
 
+def remove_stale(path: Path) -> None:
+    """Remove a health file whose writer no longer runs; harmless to a worker that does.
+
+    Plain arq runs no code of ours before it connects, except where the settings are defined.
+    """
+    with contextlib.suppress(OSError):  # not ours to remove, and no reason not to start
+        try:
+            gone = probe.who_is_gone(json.loads(path.read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError):
+            return  # not a health file
+        if gone:
+            remove(path)
+
+
 def remove(path: Path) -> None:
     """Remove a health file, if there is one."""
     path.unlink(missing_ok=True)

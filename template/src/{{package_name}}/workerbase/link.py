@@ -20,6 +20,7 @@ REFUSED_S = 2.0
 """A refusal counts so long, for a Redis that is read-only or full still answers other loops.
 Longer than `MAX_DELAY_S`: what was refused is tried again before."""
 LOG_EVERY_S = 10.0
+CHECK_TIMEOUT_S = 2.0
 
 _WRITE_CHECK = ("ZADD", default_queue_name, "XX", 0, "")
 """Changes nothing, and is refused where a write would be; PING is answered even then."""
@@ -88,7 +89,9 @@ class RedisLink:
         """Ask Redis every ``period`` seconds whether it takes a write, until cancelled."""
         while True:
             try:
-                await redis.execute_command(*_WRITE_CHECK)
+                # Plain arq's client would try for half a minute before it tells.
+                check = redis.execute_command(*_WRITE_CHECK)
+                await asyncio.wait_for(check, CHECK_TIMEOUT_S)
             except OUTAGE_ERRORS as exc:
                 await self.wait_after(exc, "checking the connection")
             else:
