@@ -305,7 +305,7 @@ async def test_a_client_connects_again_after_the_server_was_away(own_server: Ser
     same = connect_sync(RedisLocation.parse(own_server.dsn))
     await client.set("k", 1)
     assert same.get("k") == b"1"
-    own_server.kill()
+    own_server.stop()
     with pytest.raises(RedisConnectionError):
         await client.get("k")
     with pytest.raises(RedisConnectionError):

@@ -6,13 +6,13 @@ jobs.enqueue_sync("send_email", 42)          # anywhere, also inside a running e
 await jobs.enqueue("send_email", 42)         # in async code
 """
 
-import time
 from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import uuid4
 
 from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix
 from arq.jobs import Job, serialize_job
+from arq.utils import timestamp_ms, to_ms, to_unix_ms
 
 from .. import scripts, wire
 from ..types import SyncRedisClient
@@ -58,11 +58,9 @@ class ArqAdapter(AppClients):
         if _defer_until is not None and _defer_by is not None:
             msg = "give _defer_until or _defer_by, not both"
             raise ValueError(msg)
-        now_ms = int(time.time() * 1000)
-        due_ms = now_ms + _ms(_defer_by)
-        if _defer_until is not None:
-            due_ms = int(_defer_until.timestamp() * 1000)
-        expires_ms = _ms(_expires) or max(due_ms - now_ms, 0) + expires_extra_ms
+        now_ms = timestamp_ms()
+        due_ms = to_unix_ms(_defer_until) if _defer_until else now_ms + (to_ms(_defer_by) or 0)
+        expires_ms = to_ms(_expires) or max(due_ms - now_ms, 0) + expires_extra_ms
         job_id = _job_id or uuid4().hex
         job = serialize_job(function, args, kwargs, None, now_ms, serializer=wire.dumps)
         added = scripts.enqueue.run_sync(
@@ -75,9 +73,3 @@ class ArqAdapter(AppClients):
             [job_id, job, expires_ms, due_ms],
         )
         return job_id if added else None
-
-
-def _ms(seconds: float | timedelta | None) -> int:
-    if isinstance(seconds, timedelta):
-        seconds = seconds.total_seconds()
-    return int((seconds or 0) * 1000)
