@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from types import TracebackType
 from typing import Self
 
 import redis
@@ -89,11 +88,6 @@ class AppClients:
         """Open nothing yet."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the clients."""
         await self.aclose()
