@@ -547,11 +547,9 @@ async def test_the_arq_command_runs_jobs_and_its_check_tells_a_live_worker_from_
 def test_the_arq_command_with_burst_ends_by_itself(
     arq_project: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    started = time.monotonic()
     worker = arq_project("--burst")
     output = worker.communicate(timeout=60)[0]
     assert worker.returncode == 0, output
-    assert time.monotonic() - started < 60
     assert not (tmp_path / "healthy").exists()
 
 
