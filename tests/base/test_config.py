@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 from workerbase.config import DEFAULT_HEALTH_FILE, WorkerConfig, health_path
+from workerbase.connect import connect, connect_sync
 from workerbase.errors import ConfigError, WorkerError
 from workerbase.retry import RetryPolicy
 
@@ -175,7 +176,8 @@ def test_secrets_stay_out_of_repr_str_json_and_logs(
 ) -> None:
     config = WorkerConfig(redis_dsn=SecretStr(dsn))
     shown = (config, config.location, config.redis_settings, {"ctx": [config.redis_settings]})
-    for value in shown:
+    clients = (connect(config.location), connect_sync(config.location))
+    for value in (*shown, *clients, *(client.connection_pool for client in clients)):
         logging.getLogger("test").warning("%s %r", value, value)
         assert SECRET not in f"{value} {value!r}"
     assert SECRET not in caplog.text

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,14 @@ from workerbase.types import RedisClient
 
 PASSWORD = "p@ss/w:rd?#%"
 QUOTED = "p%40ss%2Fw%3Ard%3F%23%25"
+
+
+def program(name: str) -> str:
+    """Find a program; a missing one fails the test in CI and skips it elsewhere."""
+    path = shutil.which(name)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {name} here")
+    return path
 
 
 async def visit(dsn: str, *, plain_arq: bool = True) -> dict[str, object]:
@@ -136,8 +145,7 @@ async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a CA, and certificates for a server (localhost alone) and a client."""
-    openssl = shutil.which("openssl")
-    assert openssl is not None
+    openssl = program("openssl")
     folder = tmp_path_factory.mktemp("tls")
 
     def run(*arguments: str) -> None:
@@ -198,9 +206,7 @@ def sentinel(
     folder: Path, master_port: int, master: str = "shop", extra: str = ""
 ) -> Iterator[int]:
     """A real redis-sentinel that watches one master; yields its port."""
-    program = shutil.which("redis-sentinel")
-    if program is None:
-        pytest.skip("no redis-sentinel here")
+    redis_sentinel = program("redis-sentinel")
     port = free_port()
     file = folder / "sentinel.conf"
     file.write_text(
@@ -211,7 +217,7 @@ def sentinel(
         f"sentinel failover-timeout {master} 2000\n"
     )
     with (folder / "sentinel.log").open("wb") as log:
-        process = subprocess.Popen([program, str(file)], stdout=log, stderr=log)
+        process = subprocess.Popen([redis_sentinel, str(file)], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -305,7 +311,7 @@ async def test_a_client_connects_again_after_the_server_was_away(own_server: Ser
     same = connect_sync(RedisLocation.parse(own_server.dsn))
     await client.set("k", 1)
     assert same.get("k") == b"1"
-    own_server.kill()
+    own_server.stop()
     with pytest.raises(RedisConnectionError):
         await client.get("k")
     with pytest.raises(RedisConnectionError):

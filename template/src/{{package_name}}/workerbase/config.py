@@ -176,10 +176,5 @@ class WorkerConfig(BaseSettings):
 
     def retry_policy(self, permanent: ErrorTypes = (), transient: ErrorTypes = ()) -> RetryPolicy:
         """Return the policy for messages and jobs, with the project's own error classes."""
-        return RetryPolicy(
-            max_retries=self.max_retries,
-            base=self.retry_backoff,
-            cap=self.retry_backoff_max,
-            permanent=permanent,
-            transient=transient,
-        )
+        backoff, most = self.retry_backoff, self.retry_backoff_max
+        return RetryPolicy(self.max_retries, backoff, most, permanent, transient)

@@ -40,12 +40,10 @@ _MALFORMED = (
 class RedisLocation:
     """A parsed DSN."""
 
+    options: dict[str, Any] = field(repr=False)
+    """Address, database, login and TLS, as redis-py names them; no address with Sentinel."""
     hosts: tuple[tuple[str, int], ...]
     """Where Redis is, or its Sentinels."""
-    options: dict[str, Any] = field(repr=False)
-    """Database, login and TLS, as redis-py names them."""
-    path: str | None = None
-    """The Unix socket, instead of ``hosts``."""
     master: str | None = None
     """The name by which Sentinel knows Redis; None without Sentinel."""
     sentinel_password: str | None = field(default=None, repr=False)
@@ -71,7 +69,7 @@ class RedisLocation:
                 url.scheme not in _SCHEMES
                 # What stands before a late @ is an unescaped password.
                 or "@" in url.path + url.query + url.fragment
-                or (where or not url.path if unix else len(hosts) > 1 and not sentinel)
+                or (where or not url.path if unix else "," in where and not sentinel)
                 or db < 0
             ):
                 raise ValueError  # noqa: TRY301 - as urlsplit and int do
@@ -92,20 +90,18 @@ class RedisLocation:
             options["password"] = unquote(url.password)
         if tls:
             options |= {"ssl": True, "ssl_check_hostname": True}
-        return cls(hosts, options, unquote(url.path) if unix else None, master, sentinel_password)
+        if unix:
+            options["unix_socket_path"] = unquote(url.path)
+        elif not sentinel:
+            options["host"], options["port"] = hosts[0]
+        return cls(options, hosts, master, sentinel_password)
 
     def __str__(self) -> str:
         """Return the location without user or password, fit for a log."""
-        where = self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        where = self.options.get("unix_socket_path", hosts)
         kind = f"sentinel {self.master} at " if self.master else ""
         return f"{kind}{where}/{self.options['db']}" + (" (TLS)" if "ssl" in self.options else "")
-
-
-def _address(location: RedisLocation) -> dict[str, Any]:
-    if location.path is not None:
-        return {"unix_socket_path": location.path}
-    host, port = location.hosts[0]
-    return {"host": host, "port": port}
 
 
 class _SentinelPool(SentinelConnectionPool):
@@ -118,22 +114,20 @@ class _SentinelPool(SentinelConnectionPool):
 
 
 def _client(location: RedisLocation, redis_class: Any, retry: Any, sentinel: Any, pool: Any) -> Any:
-    timeouts = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": SOCKET_TIMEOUT_S}
     options = {
         **location.options,
-        **timeouts,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_keepalive": True,
         "health_check_interval": 15,
         # One quick retry on a fresh connection hides a restart of Redis; longer outages are the
         # loops' business, which must notice them (readiness) and keep beating.
         "retry": retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
         "retry_on_error": _RECONNECT_ON,
     }
-    if location.path is None:
-        options["socket_keepalive"] = True
     if location.master is None:
-        return redis_class(**_address(location), **options)
-    asking = {
-        **{name: value for name, value in options.items() if name.startswith("ssl")},
+        return redis_class(**options)
+    asking = {name: value for name, value in options.items() if name.startswith("ssl")} | {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": CONNECT_TIMEOUT_S,
         "password": location.sentinel_password,
@@ -183,16 +177,13 @@ class _ArqSettings(RedisSettings):
 
 def arq_settings(location: RedisLocation) -> RedisSettings:
     """Translate ``location`` for plain arq, whose Sentinel support knows no TLS or own password."""
-    where = _address(location)
+    options = {name: value for name, value in location.options.items() if name != "db"}
     if location.master is not None:
-        where = dict[str, Any](
-            sentinel=True, sentinel_master=location.master, host=list(location.hosts)
-        )
-    login = {name: value for name, value in location.options.items() if name != "db"}
+        options |= {"sentinel": True, "sentinel_master": location.master}
+        options["host"] = list(location.hosts)
     return _ArqSettings(
         database=location.options["db"],
-        **login,
-        **where,
+        **options,
         conn_timeout=CONNECT_TIMEOUT_S,
         retry_on_timeout=True,
         retry_on_error=_RECONNECT_ON,
