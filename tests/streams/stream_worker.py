@@ -23,6 +23,8 @@ async def handle(event: Work, ctx: EventContext) -> None:
     if event.kind == "toxic":
         raise ValueError("toxic")
     await asyncio.sleep(event.seconds)
+    if event.kind == "late killer":
+        os._exit(9)
     await ctx.redis.execute_command("RPUSH", RECORD, f"end {event.number} {os.getpid()}")
 
 

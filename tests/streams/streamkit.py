@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from workerbase import wire
@@ -35,7 +37,8 @@ class Work(Event, type="work", stream=STREAM):
 
 
 async def until(
-    condition: Callable[[], Awaitable[object] | object], timeout: float = 20.0, what: str = ""
+    condition: Callable[[], Awaitable[object] | object],
+    timeout: float = 15.0,
 ) -> Any:
     """Wait until ``condition`` holds and return what it returned."""
     deadline = time.monotonic() + timeout
@@ -46,7 +49,8 @@ async def until(
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+            code = inspect.getsource(condition).strip()
+            pytest.fail(f"not within {timeout:g} s: {code}")
         await asyncio.sleep(0.01)
 
 
@@ -97,7 +101,7 @@ async def expire_leases(redis: RedisClient, *, suspect: bool = True) -> list[str
         count = row["times_delivered"] if suspect else 0
         await redis.execute_command(
             "XCLAIM", STREAM, GROUP, row["consumer"], 0, row["message_id"],
-            "IDLE", 86_400_000, "RETRYCOUNT", count, "JUSTID",
+            "IDLE", 86_400_000, "RETRYCOUNT", count, "JUSTID", parse_justid=True,
         )  # fmt: skip
         expired.append(wire.text(row["message_id"]))
     return expired
@@ -171,10 +175,10 @@ class Process:
         assert self.process is not None
         self.process.send_signal(signum)
 
-    async def ended(self, timeout: float = 20.0) -> int:
+    async def ended(self) -> int:
         """Wait for the end; return the exit code."""
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), timeout)
+        return await asyncio.wait_for(self.process.wait(), 20)
 
     async def __aenter__(self) -> "Process":
         return await self.start()

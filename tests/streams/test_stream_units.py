@@ -1,8 +1,8 @@
 """The parts of the consumer by themselves: no server, no waiting for the clock."""
 
 import asyncio
-import itertools
 import logging
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ class FakeRedis:
         self.replies = list(replies)
         self.sent: list[tuple[Any, ...]] = []
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    async def execute_command(self, *args: Any, **_: Any) -> Any:
         await asyncio.sleep(0)
         self.sent.append(args)
         reply = self.replies.pop(0) if self.replies else 1
@@ -211,7 +211,7 @@ def test_probes_follow_in_growing_pauses_until_one_succeeds() -> None:
             granted.append(clock.now - 100.0)
             breaker.failed("a")
         clock.now += 0.25
-    pauses = [later - sooner for sooner, later in itertools.pairwise(granted)]
+    pauses = [later - sooner for sooner, later in pairwise(granted)]
     assert granted[0] == 1.0
     assert pauses[:6] == [2.0, 4.0, 8.0, 16.0, MAX_PAUSE_S, MAX_PAUSE_S]
     assert breaker.succeeded()
@@ -235,7 +235,7 @@ def test_what_was_running_when_the_breaker_opened_does_not_put_off_the_first_pro
 
 async def test_acknowledgements_are_batched_and_reported() -> None:
     redis, acked = FakeRedis(), list[EntryId]()
-    acker = Acker(redis, "workers", RedisLink(), lambda stream, ids: acked.extend(ids))
+    acker = Acker(redis, "workers", RedisLink(), lambda _, ids: acked.extend(ids))
     for number in range(BATCH + 1):
         acker.add(delivery(number))
     await acker.flush()
@@ -247,7 +247,7 @@ async def test_acknowledgements_are_batched_and_reported() -> None:
 
 async def test_what_redis_did_not_confirm_is_acknowledged_again() -> None:
     redis, acked = FakeRedis(RedisConnectionError("gone")), list[EntryId]()
-    acker = Acker(redis, "workers", RedisLink(), lambda stream, ids: acked.extend(ids))
+    acker = Acker(redis, "workers", RedisLink(), lambda _, ids: acked.extend(ids))
     acker.add(delivery(1))
     with pytest.raises(RedisConnectionError):
         await acker.flush()
@@ -258,7 +258,7 @@ async def test_what_redis_did_not_confirm_is_acknowledged_again() -> None:
 
 async def test_the_loop_acknowledges_by_itself_and_outlives_an_outage() -> None:
     redis, done = FakeRedis(RedisConnectionError("gone")), asyncio.Event()
-    acker = Acker(redis, "workers", RedisLink(), lambda stream, ids: done.set())
+    acker = Acker(redis, "workers", RedisLink(), lambda *_: done.set())
     loop = asyncio.create_task(acker.run())
     acker.add(delivery(1))
     await asyncio.wait_for(done.wait(), 5)
