@@ -385,6 +385,9 @@ class BaseArqWorkerSettings:
     @classmethod
     def _functions(cls, own: Sequence[object]) -> tuple[Function, ...]:
         functions: dict[str, Function] = {}
+        if callable(own):
+            msg = f"{cls.__name__}.functions must be a list or a tuple; is a comma missing in (…,)?"
+            raise SettingsError(msg)
         for task in (*CORE_FUNCTIONS, *own):
             if not isinstance(task, Function):
                 if not inspect.iscoroutinefunction(task):
