@@ -391,6 +391,9 @@ class BaseArqWorkerSettings:
     @classmethod
     def _functions(cls, own: Sequence[object]) -> tuple[Function, ...]:
         functions: dict[str, Function] = {}
+        if callable(own):
+            msg = f"{cls.__name__}.functions must be a list or a tuple; is a comma missing in (…,)?"
+            raise SettingsError(msg)
         for task in (*CORE_FUNCTIONS, *own):
             if isinstance(task, Task):
                 task = task.for_arq()  # noqa: PLW2901

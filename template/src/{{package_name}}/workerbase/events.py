@@ -10,6 +10,7 @@ router = EventRouter()
 async def confirm(event: OrderPlaced, ctx: EventContext) -> None: ...
 """
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
@@ -103,7 +104,8 @@ class EventRouter:
         """Register the decorated function for ``model``; type checkers compare the two.
 
         Raises:
-            RegistrationError: the model has no type or stream, or another handler has it.
+            RegistrationError: the model has no type or stream, another handler has it, or the
+                function is not async.
         """
         if not model.event_type or not model.stream:
             msg = (
@@ -113,6 +115,9 @@ class EventRouter:
             raise RegistrationError(msg)
 
         def register(handler: Handler[E]) -> Handler[E]:
+            if not inspect.iscoroutinefunction(handler):
+                msg = f"the handler of {model.__name__} is not an async function: {handler!r}"
+                raise RegistrationError(msg)
             routes = self._routes.setdefault(model.stream, {})
             name = model.event_type.encode()
             if name in routes:
