@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis as sync
 from arq.connections import create_pool
-from conftest import binary
 from redis.exceptions import ConnectionError as RedisConnectionError
+from servers import binary
 from workerbase.connect import RedisLocation, arq_settings, connect, connect_sync, raw_entries
 from workerbase.devtools.server import Server
 from workerbase.types import RedisClient

@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from arq.jobs import JobResult, JobStatus
 from arq.worker import Retry as ArqRetry
 from arq.worker import RetryJob, Worker, create_worker
-from workerbase import BaseArqWorkerSettings, WorkerConfig, task
+from workerbase import BaseArqWorkerSettings, WorkerConfig, task, wire
 from workerbase.devtools.server import Server
 from workerbase.errors import JobFailedError, PermanentError, TransientError, WorkerError
 from workerbase.task_utils import (
@@ -22,7 +22,6 @@ from workerbase.task_utils import (
     get_config,
     get_redis,
     job_info,
-    options_of,
 )
 from workerbase.types import Ctx
 
@@ -155,7 +154,7 @@ async def test_the_backoff_is_full_jitter_below_the_doubled_bound() -> None:
         waits: list[float] = []
         for _ in range(60):
             with pytest.raises(ArqRetry) as caught:
-                await failing({"job_try": number})
+                await failing.for_arq().coroutine({"job_try": number})
             assert caught.value.defer_score is not None
             assert isinstance(caught.value.__cause__, ValueError)
             waits.append(caught.value.defer_score / 1000)
@@ -170,11 +169,27 @@ async def test_the_decorated_function_keeps_its_name_and_arguments() -> None:
 
     assert await add({}, 2, b=5) == 7
     assert (add.__name__, add.__doc__) == ("add", "Add.")
-    assert options_of(add) == {"max_tries": 5, "timeout": None}
-    assert options_of(attempt) == {}
+    function = add.for_arq()
+    assert (function.name, function.max_tries, function.timeout_s) == (add.name, 5, None)
+
+
+async def test_a_call_of_a_task_can_be_enqueued_by_name_and_by_either_client(ctx: Ctx) -> None:
+    call = careful.job()
+    assert (call.function, call.args, call.kwargs) == ("careful", (), {})
+    job = await enqueue_once(ctx, "1", call)
+    assert job is not None
+    assert (await plain(ctx).enqueue_job("other")) is not None
+    ctx["redis"] = plain(ctx)
+    assert await enqueue_once(ctx, "1", call) is None
 
 
 # --- scheduling, by the worker's ctx
+
+
+def plain(ctx: Ctx) -> ArqRedis:
+    """Return plain arq's client of the same server."""
+    client = get_redis(ctx)
+    return ArqRedis(client.connection_pool, job_serializer=wire.dumps, job_deserializer=wire.loads)
 
 
 @pytest.fixture
