@@ -92,6 +92,10 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert config.health_file == DEFAULT_HEALTH_FILE == "/tmp/arq_worker_healthy"
 
 
+def test_backoff_and_its_bound_may_be_equal() -> None:
+    assert WorkerConfig(retry_backoff=3, retry_backoff_max=3).retry_policy().cap == 3
+
+
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         WorkerConfig().max_jobs = 3  # type: ignore[misc]

@@ -149,6 +149,17 @@ async def test_different_failures_are_all_requeued(redis: ArqRedis) -> None:
     assert len(await entries(redis, STREAM)) == 5
 
 
+async def test_a_worker_that_dies_right_after_leaves_no_job_to_run_again(
+    each_redis: ArqRedis,
+) -> None:
+    payload = {"type": "x", "_entry_id": "1-0"}
+    job = await each_redis.enqueue_job("requeue_to_stream", STREAM, payload, _job_id="j1")
+    assert job is not None
+    await requeue_to_stream(job_ctx(each_redis, "j1"), STREAM, payload)
+    assert await each_redis.zcard("arq:queue") == 0
+    assert await each_redis.keys("arq:job:*") == []
+
+
 async def test_what_remembers_a_requeue_expires(redis: ArqRedis) -> None:
     await requeue_to_stream(job_ctx(redis), STREAM, {"type": "x", "_entry_id": "1-0"})
     keys = set(await redis.keys("*"))
