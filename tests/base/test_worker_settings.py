@@ -197,6 +197,19 @@ def test_max_tries_is_taken_as_max_retries_but_not_beside_another_value() -> Non
         type("Both", (BaseArqWorkerSettings,), {"max_tries": 3, "max_retries": 4})
 
 
+def test_the_nearest_class_decides_whichever_name_of_the_tries_it_uses() -> None:
+    parent = type("Parent", (BaseArqWorkerSettings,), {"max_tries": 3})
+    child = type("Child", (parent,), {"max_retries": 7})
+    grandchild = type("Grandchild", (child,), {"max_tries": 2})
+
+    assert [worker_of(c).max_tries for c in (parent, child, grandchild)] == [3, 7, 2]
+
+
+def test_a_value_out_of_bounds_names_the_class_and_the_setting() -> None:
+    with pytest.raises(SettingsError, match=r"Empty: max_jobs: Input should be greater than"):
+        type("Empty", (BaseArqWorkerSettings,), {"max_jobs": 0})
+
+
 @pytest.mark.parametrize(("name", "value"), [("max_jobs", 0), ("job_timeout", -1)])
 def test_a_value_out_of_bounds_is_refused_with_the_name_of_class_and_setting(
     name: str, value: int

@@ -20,6 +20,7 @@ from arq.cron import CronJob
 from arq.jobs import Job
 from arq.worker import Function, Worker, func
 from arq.worker import Retry as ArqRetry
+from pydantic import ValidationError
 
 from . import deadletter, health, keys, scripts, wire
 from .config import WorkerConfig, health_path
@@ -317,11 +318,6 @@ class BaseArqWorkerSettings:
                 "set WORKER_REDIS_DSN, or `config`"
             )
             raise SettingsError(msg)
-        if "max_tries" in declared:
-            declared.setdefault("max_retries", declared["max_tries"])
-            if declared["max_tries"] != declared["max_retries"]:
-                msg = f"{cls.__name__}: max_tries is arq's name of max_retries; set one of them"
-                raise SettingsError(msg)
         config = cls._resolve_config(declared)
         for name, value in cls._resolve(declared, config).items():
             setattr(cls, name, value)
@@ -346,6 +342,12 @@ class BaseArqWorkerSettings:
                 if isinstance(value, staticmethod | classmethod):
                     # arq reads past descriptors, and a parent's attribute is resolved already.
                     value = cast("Any", value).__get__(None, cls)  # noqa: PLW2901
+                # Two names of one setting: the nearest class that uses either of them decides.
+                if name == "max_tries":
+                    if names.get("max_retries", value) != value:
+                        msg = f"{base.__name__}: max_tries is arq's name of max_retries; set one"
+                        raise SettingsError(msg)
+                    name = "max_retries"  # noqa: PLW2901
                 found.setdefault(name, value)
         return found
 
@@ -360,7 +362,12 @@ class BaseArqWorkerSettings:
                 changes[name] = value.total_seconds()
         if not changes:
             return config
-        return type(config).model_validate({**config.model_dump(), **changes})
+        try:
+            return type(config).model_validate({**config.model_dump(), **changes})
+        except ValidationError as exc:
+            problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors())
+            msg = f"{cls.__name__}: {problems}"
+            raise SettingsError(msg) from None
 
     @classmethod
     def _resolve(cls, declared: dict[str, object], config: WorkerConfig) -> dict[str, object]:
