@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .deadletter import MAX_DIGITS
 from .errors import InvalidEventError, RegistrationError, UnknownEventError
 from .keys import check_stream_name
 from .lease import Delivery
@@ -194,10 +195,10 @@ class Head:
                 case b"_id":
                     head.message_id = fields[index + 1].decode(errors="replace")
                 case b"_retries":
-                    if fields[index + 1].isdigit():
+                    if fields[index + 1].isdigit() and len(fields[index + 1]) < MAX_DIGITS:
                         head.attempt = int(fields[index + 1]) + 1
                     else:
-                        head.problem = f"_retries is {fields[index + 1]!r}, not a number"
+                        head.problem = f"_retries is {fields[index + 1][:20]!r}, not a number"
                 case _:
                     pass
         if head.event_type is None:

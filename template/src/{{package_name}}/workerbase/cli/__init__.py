@@ -38,10 +38,10 @@ def make_cli(settings: str) -> click.Group:
 
     for command in (run, publish, enqueue, health, status, dlq):
         main.add_command(command)
-    from ..devtools.commands import chaos, demo  # noqa: PLC0415
+    from ..devtools.commands import base, chaos, demo  # noqa: PLC0415
 
-    main.add_command(demo)
-    main.add_command(chaos)
+    for command in (demo, chaos, base):
+        main.add_command(command)
     return main
 
 

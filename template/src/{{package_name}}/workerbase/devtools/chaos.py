@@ -20,13 +20,11 @@ from statistics import median
 from typing import Any, cast
 
 from arq.connections import ArqRedis
-from pydantic import SecretStr
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from ..config import WorkerConfig
-from ..connect import OUTAGE_ERRORS, connect
+from ..connect import OUTAGE_ERRORS, RedisLocation, connect
 from ..delivery.streams import publish
 from ..dlq import SetAside
 from ..types import RedisClient
@@ -94,7 +92,7 @@ class _Run:
         self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
         self.workers: list[asyncio.subprocess.Process] = []
         self.report = Report(server.version, plan.messages)
-        self.redis: ArqRedis = connect(WorkerConfig(redis_dsn=SecretStr(server.dsn)).location)
+        self.redis: ArqRedis = connect(RedisLocation.parse(server.dsn))
         self.client = cast("RedisClient", self.redis)
         self.finished = False
 
@@ -121,7 +119,7 @@ class _Run:
         """Start worker ``index``."""
         package = __name__.rpartition(".")[0]
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name[:7] != "WORKER_"},
             "WORKER_REDIS_DSN": self.server.dsn,
             "WORKER_CONSUMER_GROUP": GROUP,
             "WORKER_LEASE_TIMEOUT": str(self.plan.lease),
@@ -140,7 +138,8 @@ class _Run:
         with contextlib.closing(log):
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"{package}.chaos_worker",
-                env=environment, stdout=log, stderr=log,
+                # Not where the project's .env lies.
+                env=environment, cwd=self.folder, stdout=log, stderr=log,
             )  # fmt: skip
 
     async def keep_workers(self) -> None:

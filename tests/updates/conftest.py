@@ -1,0 +1,143 @@
+"""Fixtures: a template with a history, and projects that were made from it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from updates.releases import build_history, drift, git, git_environment
+
+MARKERS = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(folder: Path, *command: str, **environment: str) -> Done:
+    """Run a Python module in ``folder``; the caller looks at the exit code."""
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=git_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@dataclass
+class Project:
+    """A project that was rendered and committed."""
+
+    path: Path
+    package: str = "my_worker"
+    repository: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repository = self.path
+
+    @property
+    def source(self) -> Path:
+        return self.path / "src" / self.package
+
+    @property
+    def base(self) -> Path:
+        return self.source / "workerbase"
+
+    def git(self, *arguments: str) -> str:
+        return git(self.repository, *arguments)
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "commit")
+
+    def copier_update(self, *arguments: str) -> Done:
+        return run(self.path, "copier", "update", "--defaults", *arguments)
+
+    def update(self, to: str, *arguments: str) -> set[str]:
+        """Update, check that all went without conflict, and return the files that changed."""
+        done = self.copier_update("--vcs-ref", to, *arguments)
+        assert done.returncode == 0, done.stderr
+        self.git("add", "--intent-to-add", "--all")
+        status = self.git("status", "--porcelain", "-z").split("\0")
+        assert not [line for line in status if line[:2] in ("UU", "AA", "DU", "UD")], status
+        changed = self.git("diff", "--name-only", "-z", "HEAD").split("\0")[:-1]
+        for name in changed:
+            assert not name.endswith((".rej", ".orig")), name
+            if (self.repository / name).is_file():
+                assert not MARKERS.search((self.repository / name).read_text()), name
+        assert f"_commit: {to}" in (self.path / ".copier-answers.yml").read_text()
+        return {os.path.relpath(self.repository / name, self.path) for name in changed}
+
+    def check(self) -> None:
+        """Check what is cheap: it can be imported, lint and format are clean, nothing drifted."""
+        for command in (("check", "--no-cache"), ("format", "--no-cache", "--check")):
+            done = run(self.path, "ruff", *command)
+            assert done.returncode == 0, done.stdout + done.stderr
+        done = run(self.path, f"{self.package}", "--help", PYTHONPATH=str(self.path / "src"))
+        assert done.returncode == 0, done.stderr
+        assert drift.find_drift(self.base) == []
+
+    def suite(self, *arguments: str) -> Done:
+        """Run its own tests with the packages that are here."""
+        options = ("-q", "-p", "no:cacheprovider", "-p", "no:copier", "-p", "no:randomly")
+        return run(self.path, "pytest", *options, *arguments, PYTHONPATH=str(self.path / "src"))
+
+    def check_suite(self) -> None:
+        done = self.suite()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with a tag for each release, for the working copy, and for one to come."""
+    return build_history(tmp_path_factory.mktemp("history") / "template")
+
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def rendered(history: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Render a release with some answers, once for all tests."""
+    done: dict[tuple[str, ...], Path] = {}
+
+    def render(version: str, *answers: str) -> Path:
+        key = (version, *answers)
+        if key not in done:
+            path = tmp_path_factory.mktemp("rendered") / "project"
+            data = [f"--data={answer}" for answer in answers]
+            arguments = ("copy", "--quiet", "--defaults", "--vcs-ref", version, *data)
+            rendering = run(path.parent, "copier", *arguments, str(history), str(path))
+            assert rendering.returncode == 0, rendering.stderr
+            done[key] = path
+        return done[key]
+
+    return render
+
+
+@pytest.fixture
+def make(rendered: Callable[..., Path], tmp_path: Path) -> Make:
+    """Make a project from a release, as one would, without --trust."""
+
+    def project(version: str, *answers: str) -> Project:
+        path = tmp_path / "project"
+        shutil.copytree(rendered(version, *answers), path)
+        found = Project(path, next((path / "src").iterdir()).name)
+        found.git("init", "--quiet", "--initial-branch=main")
+        found.commit()
+        return found
+
+    return project
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks of git set variables that would lead git to another repository."""
+    for name in list(os.environ):
+        if name.startswith("GIT_"):
+            monkeypatch.delenv(name)

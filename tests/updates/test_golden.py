@@ -1,0 +1,77 @@
+"""During a rolling deploy, each release handles what another one left in Redis."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from updates import golden
+from updates.releases import BASE, extract, releases
+from workerbase.devtools.server import Server
+
+RELEASES = releases()
+
+every_release = pytest.mark.parametrize("version", list(RELEASES))
+
+RICH = {
+    "at": "2026-11-24 12:30:00+00:00",
+    "key": "00000000-0000-0000-0000-000000000007",
+    "price": "9.90",
+    "raw": "bytes",
+    "tags": ["a", "b"],
+}
+HANDLED = [
+    {"name": "later", **RICH},
+    {"name": "now", **RICH},
+    {"name": "parked", "amount": "12.50", "attempt": 1},
+    {"name": "permanent", "number": 7, "attempt": 1},
+    {"name": "published", "number": 7, "attempt": 1},
+    {"name": "retried", "number": 7, "attempt": 2},
+]
+
+
+@pytest.fixture(scope="session")
+def base_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The base of each release, where it can be imported."""
+    found: dict[str, Path] = {}
+    for version, commit in RELEASES.items():
+        folder = tmp_path_factory.mktemp("release")
+        extract(commit, folder)
+        found[version] = folder / BASE.parent
+    return found
+
+
+def shape(dump: golden.Dump) -> dict[str, Any]:
+    """What does not change from one run to the next."""
+    entries = {
+        kind: [v for v in keys.values() if isinstance(v, list)] for kind, keys in dump.items()
+    }
+    return {
+        kind: [sorted(fields) for fields in found[0]] if (found := entries[kind]) else len(keys)
+        for kind, keys in dump.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def written_here(session_server: Server) -> golden.Dump:
+    return golden.write(golden.BASE_HERE, session_server)
+
+
+@every_release
+def test_this_version_handles_what_a_release_wrote(version: str, server: Server) -> None:
+    assert golden.handle(golden.BASE_HERE, server, golden.read(version)) == HANDLED
+
+
+@every_release
+def test_a_release_handles_what_this_version_writes(
+    version: str, server: Server, base_of: dict[str, Path], written_here: golden.Dump
+) -> None:
+    assert golden.handle(base_of[version], server, written_here) == HANDLED
+
+
+@every_release
+def test_the_golden_payloads_are_what_the_release_writes(
+    version: str, server: Server, base_of: dict[str, Path]
+) -> None:
+    written = golden.write(base_of[version], server)
+
+    assert shape(written) == shape(golden.read(version))

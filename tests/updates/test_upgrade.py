@@ -1,0 +1,245 @@
+"""Every release can be updated to what is here, whatever its project has done meanwhile."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from updates.conftest import Make, Project, run
+from updates.releases import HEAD, NEXT, ROOT, git, releases
+
+RELEASES = list(releases())
+# A shallow clone may have no earlier release; then the working copy is the earlier one.
+PAIRS = [(version, HEAD) for version in RELEASES] or [(HEAD, NEXT)]
+LONGEST = {PAIRS[0], PAIRS[-1]}
+"""The whole generated suite runs for the oldest and the newest release."""
+
+every_release = pytest.mark.parametrize(("old", "new"), PAIRS)
+
+OWN = ("src/my_worker/", "tests/", "README.md", "CHANGELOG.md", "LICENSE")
+NOT_OWN = ("src/my_worker/workerbase/", "src/my_worker/py.typed", "tests/test_base.py")
+
+
+def is_own(name: str) -> bool:
+    return name.startswith(OWN) and not name.startswith(NOT_OWN)
+
+
+def own_files(project: Project) -> list[str]:
+    return [name for name in project.git("ls-files").splitlines() if is_own(name)]
+
+
+def test_the_clone_has_the_whole_history() -> None:
+    if git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip(
+            f"this clone is shallow: only updates from {RELEASES or 'here'} were tested; "
+            "`git fetch --unshallow` brings the rest"
+        )
+    assert RELEASES
+
+
+@every_release
+def test_an_untouched_project_becomes_what_a_fresh_one_would_be(
+    make: Make, rendered: Callable[..., Path], old: str, new: str
+) -> None:
+    project = make(old)
+
+    changed = project.update(new)
+
+    assert not [name for name in changed if is_own(name)]
+    fresh = rendered(new)
+    for file in fresh.rglob("*"):
+        name = file.relative_to(fresh).as_posix()
+        if file.is_file() and not is_own(name):
+            assert (project.path / name).read_bytes() == file.read_bytes(), name
+    project.check()
+    if (old, new) in LONGEST:
+        project.check_suite()
+
+
+@every_release
+def test_edits_of_its_own_files_stay(make: Make, old: str, new: str) -> None:
+    project = make(old)
+    edited: dict[str, str] = {}
+    for name in own_files(project):
+        file = project.path / name
+        edited[name] = (
+            file.read_text()
+            + "\n# ours\n" * name.endswith(".py")
+            + "\n" * (not name.endswith(".py"))
+        )
+        file.write_text(edited[name])
+    project.commit()
+
+    changed = project.update(new)
+
+    assert edited
+    assert {n: (project.path / n).read_text() for n in edited} == edited
+    assert not changed & set(edited)
+    if (old, new) in LONGEST:
+        project.check_suite()
+
+
+@every_release
+def test_changed_answers_are_taken(make: Make, old: str, new: str) -> None:
+    project = make(old)
+
+    project.update(new, "-d", "description=Sends letters.", "-d", "ci=none", "-d", "author_name=Me")
+
+    pyproject = (project.path / "pyproject.toml").read_text()
+    assert 'description = "Sends letters."' in pyproject
+    assert 'authors = [{ name = "Me" }]' in pyproject
+    assert not (project.path / ".github").exists()
+    project.check()
+
+
+@every_release
+def test_a_drifted_base_file_is_merged_and_named_by_the_suite(
+    make: Make, old: str, new: str
+) -> None:
+    project = make(old)
+    file = project.base / "errors.py"
+    file.write_text(file.read_text() + "\n\nclass OurError(WorkerError):\n    pass\n")
+    project.commit()
+
+    project.update(new)
+
+    assert "class OurError" in file.read_text()
+    done = project.suite("tests/test_base.py")
+    assert done.returncode == 1
+    assert "workerbase/errors.py is edited." in done.stdout
+    assert "subclass these errors instead." in done.stdout
+
+
+@every_release
+def test_a_project_with_other_answers_is_updated(make: Make, old: str, new: str) -> None:
+    answers = ("project_name=Letter Box", "license=Proprietary", "ci=none", "python_version=3.12")
+    project = make(old, *answers, "stream_name=letters", "author_email=a@example.com")
+
+    changed = project.update(new)
+
+    assert project.package == "letter_box"
+    assert not any(name.startswith((".github", "LICENSE")) for name in changed)
+    project.check()
+    if (old, new) in LONGEST:
+        project.check_suite()
+
+
+@every_release
+@pytest.mark.parametrize("name", ["README.md", "new.txt"], ids=["edited", "untracked"])
+def test_a_dirty_tree_is_refused(make: Make, old: str, new: str, name: str) -> None:
+    project = make(old)
+    with (project.path / name).open("a") as file:
+        file.write("not committed\n")
+
+    done = project.copier_update("--vcs-ref", new)
+
+    assert done.returncode == 1
+    assert "Destination repository is dirty" in done.stderr
+    assert project.git("status", "--porcelain").split()[1:] == [name]
+
+
+@every_release
+def test_an_unknown_answer_is_dropped_and_a_missing_one_gets_its_default(
+    make: Make, old: str, new: str
+) -> None:
+    project = make(old)
+    answers = project.path / ".copier-answers.yml"
+    kept = [li for li in answers.read_text().splitlines() if not li.startswith("stream_name")]
+    answers.write_text("\n".join([*kept, "flavour: vanilla", ""]))
+    project.commit()
+
+    project.update(new)
+
+    assert "flavour" not in answers.read_text()
+    assert "stream_name: orders" in answers.read_text()
+    project.check()
+
+
+@every_release
+@pytest.mark.parametrize("key", ["_commit", "_src_path"])
+def test_answers_that_do_not_say_where_from_are_refused(
+    make: Make, old: str, new: str, key: str
+) -> None:
+    project = make(old)
+    answers = project.path / ".copier-answers.yml"
+    kept = [li for li in answers.read_text().splitlines() if not li.startswith(key)]
+    answers.write_text("\n".join([*kept, ""]))
+    project.commit()
+
+    done = project.copier_update("--vcs-ref", new)
+
+    assert done.returncode == 1
+    assert ("obtain old template references" if key == "_commit" else "not found") in done.stderr
+    assert project.git("status", "--porcelain") == ""
+
+
+@every_release
+def test_a_project_that_moved_into_a_monorepo_is_updated(
+    make: Make, tmp_path: Path, old: str, new: str
+) -> None:
+    project = make(old)
+    shutil.rmtree(project.path / ".git")
+    project.repository = tmp_path / "monorepo"
+    (project.repository / "services").mkdir(parents=True)
+    shutil.move(project.path, project.repository / "services" / "worker")
+    project.path = project.repository / "services" / "worker"
+    (project.repository / "README.md").write_text("# Everything\n")
+    project.git("init", "--quiet")
+    project.commit()
+    (project.repository / "README.md").write_text("# Everything, edited meanwhile\n")
+
+    changed = project.update(new) - {"../../README.md"}
+
+    assert changed
+    assert not [name for name in changed if is_own(name) or name.startswith("..")]
+    project.check()
+
+
+@every_release
+def test_own_files_that_were_deleted_stay_away(make: Make, old: str, new: str) -> None:
+    project = make(old)
+    deleted = ("tests/test_tasks.py", "tests/test_project.py", "LICENSE", "CHANGELOG.md")
+    for name in deleted:
+        (project.path / name).unlink()
+    project.commit()
+
+    project.update(new)
+
+    assert not [name for name in deleted if (project.path / name).exists()]
+    project.check()
+
+
+@every_release
+def test_line_endings_of_windows_neither_conflict_nor_count_as_drift(
+    make: Make, old: str, new: str
+) -> None:
+    project = make(old)
+    for file in project.base.rglob("*.py"):
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    project.git("add", "--renormalize", ".")
+    project.commit()
+
+    project.update(new)
+
+    project.check()
+
+
+@every_release
+def test_a_second_update_has_nothing_to_do(make: Make, old: str, new: str) -> None:
+    project = make(old)
+    project.update(new)
+    project.commit()
+
+    done = project.copier_update("--vcs-ref", new)
+
+    assert done.returncode == 0, done.stderr
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_a_copy_of_the_project_can_be_updated_by_its_newest_tag(make: Make, history: Path) -> None:
+    project = make(HEAD)
+
+    done = run(project.path, "copier", "update", "--defaults")
+
+    assert done.returncode == 0, done.stderr
+    assert f"_commit: {NEXT}" in (project.path / ".copier-answers.yml").read_text()
