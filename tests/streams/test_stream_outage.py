@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import binary
 from streamkit import (
     GROUP,
     STREAM,
@@ -35,10 +34,10 @@ ConfigFor = Callable[..., WorkerConfig]
 RESUMES_S = 2.0
 
 
-@pytest.fixture(params=["valkey", "redis-6.2", "redis-7"])
-def lasting(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def lasting(each_server: Server) -> Iterator[Server]:
     """A server of each kind that keeps its data, for one test alone."""
-    with Server(persistent=True, binary=binary(request.param)) as server:
+    with Server(persistent=True, binary=each_server.binary) as server:
         yield server
 
 
