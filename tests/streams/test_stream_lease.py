@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from redis.exceptions import ResponseError
 from streamkit import (
     GROUP,
     STREAM,
@@ -307,3 +308,76 @@ async def test_only_a_consumer_that_holds_nothing_leaves_the_group(each: RedisCl
     await each.execute_command("XACK", STREAM, GROUP, entry_id)
     assert await leases.leave()
     assert await each.execute_command("XINFO", "CONSUMERS", STREAM, GROUP) == []
+
+
+async def test_what_waits_when_a_worker_stops_runs_elsewhere_while_it_drains(
+    each: RedisClient, each_server: Server, config_for: ConfigFor, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("workerbase.buffer.AHEAD_S", 60.0)
+    router, started, may_end = EventRouter(), list[int](), asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        started.append(event.number)
+        if event.number == 0:
+            await may_end.wait()
+
+    config = config_for(each_server, concurrency=1, lease_timeout=1.0)
+    stopping = asyncio.create_task(_consume_until_set(router, config, may_stop := asyncio.Event()))
+    await send(each, *range(5))
+    await until(lambda: _count_pending(each, 5))
+    may_stop.set()
+    await until(lambda: _handed_back(each, 4))
+    await asyncio.sleep(0.5)  # two renewals, which must leave them alone
+    assert await _handed_back(each, 4)
+    assert started == [0]
+    async with consuming(router, config) as other:
+        await until(lambda: other.counts["handled"] == 4)
+        assert not stopping.done()
+        may_end.set()
+        await stopping
+    assert sorted(started) == [0, 1, 2, 3, 4]
+    assert await _settled(each)
+    assert await each.execute_command("XINFO", "CONSUMERS", STREAM, GROUP) == []
+
+
+async def _consume_until_set(
+    router: EventRouter, config: WorkerConfig, stop: asyncio.Event
+) -> None:
+    async with consuming(router, config):
+        await stop.wait()
+
+
+async def _count_pending(redis: RedisClient, count: int) -> bool:
+    try:
+        return len(await pending(redis)) == count
+    except ResponseError:  # no group yet
+        return False
+
+
+async def _handed_back(redis: RedisClient, count: int) -> bool:
+    rows = await pending(redis)
+    free = [
+        row for row in rows if row["times_delivered"] == 0 and row["time_since_delivered"] > 60_000
+    ]
+    return len(free) == count
+
+
+async def test_what_has_ended_is_acknowledged_before_a_suspect_runs(
+    redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
+) -> None:
+    """Else the suspect takes a handled message along, to the dead-letter queue in the end."""
+    monkeypatch.setattr("workerbase.acks.LINGER_S", 60.0)
+    router, unsettled = EventRouter(), list[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        unsettled.append(len(await pending(redis)))
+
+    await make_group(redis)
+    await send(redis, 1, 2, 3)
+    await read_as(redis, "dead")
+    await expire_leases(redis)
+    async with consuming(router, config_for(server)) as consumer:
+        await until(lambda: consumer.counts["handled"] == 3)
+    assert unsettled == [3, 2, 1]

@@ -111,6 +111,7 @@ class Consumer:
             leases=self._leases,
             held=self._held,
             buffer=self._buffer,
+            acker=self._acker,
             settler=self._settler,
             outcomes=self._outcomes,
         )

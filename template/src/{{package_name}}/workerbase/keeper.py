@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import lease
+from .acks import Acker
 from .buffer import Buffer
 from .config import WorkerConfig
 from .connect import OUTAGE_ERRORS
@@ -33,6 +34,7 @@ class Keeper:
     leases: Mapping[StreamName, Leases]
     held: Held
     buffer: Buffer[Delivery]
+    acker: Acker
     settler: Settler
     outcomes: Outcomes
 
@@ -126,6 +128,7 @@ class Keeper:
         self.buffer.pause()
         try:
             await self.buffer.wait_quiet(None if last else ALONE_S)
+            await self.acker.flush()  # what has ended must not be taken along either
             if await leases.begin(delivery):
                 await self.buffer.run_next(delivery)
                 await self.buffer.wait_quiet(None if last else ALONE_S)
