@@ -131,6 +131,8 @@ class _Run:
             "WORKER_JOB_TIMEOUT": "5",
             # Kills come from outside, too, and must not condemn a good message.
             "WORKER_MAX_DELIVERIES": "10",
+            # In the end only toxic messages are left, which is no outage to wait for.
+            "WORKER_BREAKER_THRESHOLD": "1000000",
             "WORKER_LOG_LEVEL": "CRITICAL",
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
