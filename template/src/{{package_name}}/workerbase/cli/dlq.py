@@ -5,7 +5,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ async def _targets(
 
 
 @asynccontextmanager
-async def _bar(targets: Sequence[SetAside]) -> AsyncIterator[Callable[[int], object]]:
+async def _bar(targets: Sequence[SetAside]) -> AsyncGenerator[Callable[[int], object]]:
     """Show how many entries were looked at, where somebody watches."""
     console = Console(stderr=True)
     total = sum([await target.size() for target in targets])
