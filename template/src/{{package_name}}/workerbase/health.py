@@ -106,8 +106,11 @@ class Heartbeat:
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the
+            # wake-up, and `stop` would wait for ever.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 self.beat()
