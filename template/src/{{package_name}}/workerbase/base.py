@@ -308,6 +308,13 @@ class BaseArqWorkerSettings:
         super().__init_subclass__(**kwargs)
         cls._declared = {n: v for n, v in vars(cls).items() if not n.startswith("_")}
         declared = cls._inherited()
+        if redis := declared.keys() & {"redis_settings", "redis_pool"}:
+            # They would hold for arq's own command only: half of the worker elsewhere.
+            msg = (
+                f"{cls.__name__}.{redis.pop()} is not read by streams, commands and applications; "
+                "set WORKER_REDIS_DSN, or `config`"
+            )
+            raise SettingsError(msg)
         if "max_tries" in declared:
             declared.setdefault("max_retries", declared["max_tries"])
             if declared["max_tries"] != declared["max_retries"]:
