@@ -1,6 +1,7 @@
 """docs/adopting.md, done: a hand-written arq worker becomes a project of the template."""
 
 import asyncio
+import pickle
 import re
 import shlex
 import signal
@@ -146,3 +147,8 @@ async def enqueue_as_plain_arq_does(server: Server) -> None:
 def test_redis_of_its_own_is_refused_with_the_variable_to_set(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"Plain\.{name} .*WORKER_REDIS_DSN"):
         type("Plain", (BaseArqWorkerSettings,), {name: RedisSettings(host="redis")})
+
+
+def test_a_deserializer_that_would_lose_retry_jobs_is_refused() -> None:
+    with pytest.raises(SettingsError, match="job_deserializer does not read JSON"):
+        type("Pickled", (BaseArqWorkerSettings,), {"job_deserializer": pickle.loads})

@@ -315,6 +315,7 @@ class BaseArqWorkerSettings:
                 "set WORKER_REDIS_DSN, or `config`"
             )
             raise SettingsError(msg)
+        cls._check_deserializer(declared)
         if "max_tries" in declared:
             declared.setdefault("max_retries", declared["max_tries"])
             if declared["max_tries"] != declared["max_retries"]:
@@ -343,6 +344,19 @@ class BaseArqWorkerSettings:
                     value = getattr(cls, name)  # noqa: PLW2901 - arq reads past descriptors
                 found.setdefault(name, value)
         return found
+
+    @classmethod
+    def _check_deserializer(cls, declared: dict[str, object]) -> None:
+        read = cast("Callable[[bytes], object]", declared.get("job_deserializer", wire.loads))
+        try:
+            read(wire.dumps({}))
+        except Exception as exc:
+            # arq drops a job that it cannot read, and with it the message of a retry job.
+            msg = (
+                f"{cls.__name__}.job_deserializer does not read JSON, in which retry jobs and "
+                "applications write; let it read both while you migrate"
+            )
+            raise SettingsError(msg) from exc
 
     @classmethod
     def _resolve_config(cls, declared: dict[str, object]) -> WorkerConfig:
