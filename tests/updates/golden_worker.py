@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -47,10 +47,8 @@ if not FAIL:
         await record(ctx.redis, name="parked", amount=event.amount, attempt=ctx.attempt)
 
 
-async def greet(
-    ctx: Ctx, name: str, *, at: datetime, price: Decimal, key: UUID, raw: bytes, tags: list[str]
-) -> None:
-    await record(ctx["redis"], name=name, at=at, price=price, key=key, raw=raw.decode(), tags=tags)
+async def greet(ctx: Ctx, name: str, *, raw: bytes, **rich: object) -> None:
+    await record(ctx["redis"], name=name, raw=raw.decode(), **rich)
 
 
 class Settings(BaseArqWorkerSettings):
@@ -72,6 +70,8 @@ def give(failing: bool) -> None:
     EventPublisher().publish_sync(Placed(number=7, name="published"))
     rich = {
         "at": datetime(2026, 11, 24, 12, 30, tzinfo=UTC),
+        "day": date(2026, 11, 24),
+        "wait": timedelta(seconds=90.5),
         "price": Decimal("9.90"),
         "key": UUID(int=7),
         "raw": b"bytes",

@@ -14,6 +14,8 @@ every_release = pytest.mark.parametrize("version", list(RELEASES))
 
 RICH = {
     "at": "2026-11-24 12:30:00+00:00",
+    "day": "2026-11-24",
+    "wait": "0:01:30.500000",
     "key": "00000000-0000-0000-0000-000000000007",
     "price": "9.90",
     "raw": "bytes",

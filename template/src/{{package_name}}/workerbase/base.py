@@ -318,6 +318,7 @@ class BaseArqWorkerSettings:
                 "set WORKER_REDIS_DSN, or `config`"
             )
             raise SettingsError(msg)
+        cls._check_deserializer(declared)
         config = cls._resolve_config(declared)
         for name, value in cls._resolve(declared, config).items():
             setattr(cls, name, value)
@@ -350,6 +351,19 @@ class BaseArqWorkerSettings:
                     name = "max_retries"  # noqa: PLW2901
                 found.setdefault(name, value)
         return found
+
+    @classmethod
+    def _check_deserializer(cls, declared: dict[str, object]) -> None:
+        read = cast("Callable[[bytes], object]", declared.get("job_deserializer", wire.loads))
+        try:
+            read(wire.dumps({}))
+        except Exception as exc:
+            # arq drops a job that it cannot read, and with it the message of a retry job.
+            msg = (
+                f"{cls.__name__}.job_deserializer does not read JSON, in which retry jobs and "
+                "applications write; let it read both while you migrate"
+            )
+            raise SettingsError(msg) from exc
 
     @classmethod
     def _resolve_config(cls, declared: dict[str, object]) -> WorkerConfig:

@@ -72,8 +72,8 @@ def loads(data: bytes) -> dict[str, object]:
         value: object = json.loads(data, object_hook=_decode)
     except Exception as exc:
         msg = (
-            "job is not JSON (pickled by plain arq? set job_serializer and job_deserializer "
-            "to pickle on both sides while you migrate)"
+            "job is not JSON (pickled by plain arq? set a job_deserializer that reads both while "
+            "you migrate: docs/adopting.md of the template)"
         )
         raise PayloadError(msg) from exc
     if not isinstance(value, dict):
