@@ -85,39 +85,45 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[Path, array[int]] = {}
         self._seen: dict[Path, int] = {}
 
     def count(self) -> int:
         """Count the messages handled so far."""
         for path in self._folder.iterdir():
             seen = self._seen.get(path, 0)
-            with path.open("rb") as file:
-                file.seek(seen * FIELDS * 8)
-                while chunk := file.read(FIELDS * 8 * 4096):
-                    values = array("q", chunk)
-                    done = len(values) // FIELDS - values[2::FIELDS].count(0)
-                    self._files.setdefault(path, array("q")).extend(values[: done * FIELDS])
-                    seen += done
-                    if done < len(values) // FIELDS:
-                        break
+            while ended := _read(path, seen, 4096)[2::FIELDS]:
+                # Threads may finish a later record before an earlier one.
+                done = ended.index(0) if 0 in ended else len(ended)
+                seen += done
+                if done < len(ended):
+                    break
             self._seen[path] = seen
         return sum(self._seen.values())
 
+    def _all(self) -> "Iterator[array[int]]":
+        # Read anew: a record that was counted while it was written may have been read in part.
+        return (_read(path, 0, seen) for path, seen in self._seen.items() if seen)
+
     def rate(self) -> float:
         """Messages per second, from the begin of the first handler to the end of the last."""
-        begun = min(min(values[1::FIELDS]) for values in self._files.values() if values)
-        ended = max(max(values[2::FIELDS]) for values in self._files.values() if values)
+        begun = min(min(values[1::FIELDS]) for values in self._all())
+        ended = max(max(values[2::FIELDS]) for values in self._all())
         return self.count() / ((ended - begun) / 1e9)
 
     def latencies(self, skip: int = 0) -> list[float]:
         """Milliseconds from before sending to the begin of the handler, in order of sending."""
         pairs = [
-            (values[index], values[index + 1] - values[index])
-            for values in self._files.values()
-            for index in range(0, len(values), FIELDS)
+            (sent, begun - sent)
+            for values in self._all()
+            for sent, begun in zip(values[0::FIELDS], values[1::FIELDS], strict=True)
         ]
         return [late / 1e6 for _, late in sorted(pairs)[skip:]]
+
+
+def _read(path: Path, first: int, count: int) -> "array[int]":
+    with path.open("rb") as file:
+        file.seek(first * FIELDS * 8)
+        return array("q", file.read(count * FIELDS * 8))
 
 
 @dataclass(frozen=True)
@@ -201,17 +207,19 @@ class Bench:
     ) -> Iterator[tuple[list[subprocess.Popen[bytes]], Records]]:
         workers: list[subprocess.Popen[bytes]] = []
         with tempfile.TemporaryDirectory(prefix="bench-", dir=self._shm) as folder:
-            env = self._env(system, load, folder)
+            recorded = Path(folder) / "records"
+            recorded.mkdir()
+            env = self._env(system, load, str(recorded))
             try:
                 for number in range(load.processes):
-                    env["WORKER_HEALTH_FILE"] = f"{tempfile.gettempdir()}/bench-healthy-{number}"
+                    env["WORKER_HEALTH_FILE"] = f"{folder}/healthy-{number}"
                     workers.append(
                         subprocess.Popen(
                             self._command(system, "work"), env=env, cwd=ROOT,
                             stdout=self._log, stderr=self._log, start_new_session=True,
                         )
                     )  # fmt: skip
-                yield workers, Records(Path(folder))
+                yield workers, Records(recorded)
             finally:
                 for worker in workers:
                     with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,8 @@
 """What both benchmarks share: the scenarios, their order and the command line."""
 
 import argparse
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +121,8 @@ def main(
     if given.render:
         print("\n".join(render(Results.load(given.render), systems)))
         return
+    # Ended from outside, it still ends its workers and its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     wanted = [s for s in systems if not given.systems or s.name in given.systems.split(",")]
     parts = given.scenarios.split(";")
     chosen = [s for s in scenarios if any(part in s.name for part in parts)]
