@@ -38,7 +38,7 @@ class Work(Event, type="work", stream=STREAM):
 
 async def until(
     condition: Callable[[], Awaitable[object] | object],
-    timeout: float = 15.0,
+    timeout: float = 30.0,
 ) -> Any:
     """Wait until ``condition`` holds and return what it returned."""
     deadline = time.monotonic() + timeout
@@ -124,8 +124,11 @@ async def entries(redis: RedisClient, stream: str) -> list[dict[str, str]]:
     return [{wire.text(k): wire.text(v) for k, v in fields.items()} for _, fields in rows]
 
 
-async def run_jobs(redis: RedisClient, config: WorkerConfig) -> int:
-    """Run the requeue jobs at once, whether due or not; return how many."""
+async def run_jobs(redis: RedisClient, config: WorkerConfig, *, twice: bool = False) -> int:
+    """Run the requeue jobs at once, whether due or not; return how many.
+
+    ``twice`` is what two workers do that took the same job.
+    """
     count = 0
     for raw_id in await redis.execute_command("ZRANGE", config.queue_name, 0, -1):
         job_id = wire.text(raw_id)
@@ -133,7 +136,8 @@ async def run_jobs(redis: RedisClient, config: WorkerConfig) -> int:
         name, args, kwargs, *_ = deserialize_job_raw(raw, deserializer=wire.loads)
         assert (name, kwargs) == ("requeue_to_stream", {})
         ctx: dict[str, object] = {"redis": redis, "config": config, "job_id": job_id, "job_try": 1}
-        await requeue_to_stream(ctx, *cast("tuple[Any, Any]", args))
+        for _ in range(1 + twice):
+            await requeue_to_stream(ctx, *cast("tuple[Any, Any]", args))
         count += 1
     return count
 
@@ -183,10 +187,14 @@ class Process:
     async def __aenter__(self) -> "Process":
         return await self.start()
 
-    async def __aexit__(self, *_: object) -> None:
+    async def kill(self) -> None:
+        """SIGKILL it, if it lives."""
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
 
 
 async def record(redis: RedisClient) -> list[str]:

@@ -133,7 +133,7 @@ async def test_a_stream_of_the_wrong_type_is_told_by_name_and_leaves_the_worker_
 
     await redis.execute_command("SET", STREAM, "no stream")
     async with consuming(router, config_for(server)):
-        await until(lambda: f"consumer group of {STREAM}" in caplog.text)
+        await until(lambda: f"group of {STREAM} (ResponseError: WRONGTYPE" in caplog.text)
         await redis.execute_command("DEL", STREAM)
         await send(redis, 1)
         await until(lambda: handled)

@@ -203,9 +203,9 @@ class Machine(RuleBasedStateMachine):
         self.do(member.leases.leave())
         self.members[who] = self.new_member()
 
-    @rule()
-    def run_the_jobs(self) -> None:
-        self.do(run_jobs(self.redis, self.config))
+    @rule(twice=st.booleans())
+    def run_the_jobs(self, twice: bool) -> None:
+        self.do(run_jobs(self.redis, self.config, twice=twice))
 
     @precondition(lambda self: self.published)
     @rule(twice=st.booleans())

@@ -160,9 +160,9 @@ async def test_redis_failed_over_to_its_replica(tmp_path: Path) -> None:
         async with client_of(master) as redis, client_of(replica) as other:
             await other.execute_command("REPLICAOF", "127.0.0.1", master.port)
             async with working(master, tmp_path / "w") as worker:
-                await send(redis, *range(5), seconds=0.5)
-                await until(lambda: pending(redis))
-                await until(lambda: caught_up(redis))
+                await send(redis, *range(5), seconds=1.5)
+                await until(lambda: all_started(redis))
+                assert await redis.execute_command("WAIT", 1, 10_000) == 1
                 master.kill()
                 await until(lambda: "no connection to Redis" in not_ready(worker))
                 await other.execute_command("REPLICAOF", "NO", "ONE")
@@ -176,9 +176,8 @@ async def test_redis_failed_over_to_its_replica(tmp_path: Path) -> None:
                     await until(lambda: not_ready(worker) == "")
 
 
-async def caught_up(redis: RedisClient) -> bool:
-    info = await redis.execute_command("INFO", "replication")
-    return info["slave0"]["offset"] == info["master_repl_offset"] and len(await record(redis)) == 5
+async def all_started(redis: RedisClient) -> bool:
+    return len(await record(redis)) >= 5
 
 
 @asynccontextmanager

@@ -299,7 +299,7 @@ async def test_when_everything_fails_nothing_is_dead_lettered_and_work_resumes_b
     config = config_for(each_server, breaker_threshold=5, concurrency=4, max_retries=2)
     async with consuming(router, config) as consumer:
         await send(each, *range(30))
-        await until(lambda: consumer.counts["held"] >= 4)
+        await until(lambda: consumer.counts["held"])
         # Longer than any number of tries would last: retries come back and fail, too.
         for _ in range(20):
             await run_jobs(each, config)

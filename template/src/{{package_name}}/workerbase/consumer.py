@@ -152,8 +152,7 @@ class Consumer:
         Raises:
             WorkerError: a loop ended that must not; nothing is lost, but this consumer is done.
         """
-        if not await self._ensure_groups(stop):
-            return
+        await self._ensure_groups()
         logger.info("consuming %s as %s", ", ".join(self._router.streams), self.name)
         intake, core = Services(), Services()
         core.start(f"{self.name}: renew", self._keeper.renew())
@@ -216,20 +215,17 @@ class Consumer:
                 if count:
                     logger.info("handed %d entries of %s back", count, stream)
 
-    async def _ensure_groups(self, stop: asyncio.Event | None = None) -> bool:
-        """Create what is missing of streams and groups; false if stopped before."""
+    async def _ensure_groups(self) -> None:
+        """Create what is missing of streams and groups.
+
+        Tried once at the start, and whenever a read says so: a Redis that is full refuses this
+        command even for a group that exists, and reading is what makes room.
+        """
         for stream in self._router.streams:
-            while True:
-                if stop is not None and stop.is_set():
-                    return False
-                try:
-                    await self._ensure_group(stream)
-                except OUTAGE_ERRORS as exc:
-                    await self._link.wait_after(exc, f"creating the consumer group of {stream}")
-                else:
-                    break
-        self._link.ok()
-        return True
+            try:
+                await self._ensure_group(stream)
+            except OUTAGE_ERRORS as exc:
+                await self._link.wait_after(exc, f"creating the consumer group of {stream}")
 
     async def _ensure_group(self, stream: StreamName) -> None:
         try:
@@ -257,7 +253,7 @@ class Consumer:
                     logger.warning("%s; creating the group again", exc)
                     await self._ensure_groups()
                 else:
-                    await self._link.wait_after(exc, "reading")
+                    await self._link.wait_after(exc, f"reading {', '.join(self._router.streams)}")
                 continue
             self._reading = False
             self.reads += 1
