@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from updates.conftest import Make, Project, run
+from updates.conftest import Make, Project
 from updates.releases import HEAD, NEXT, ROOT, git, releases
 
 RELEASES = list(releases())
@@ -222,24 +222,3 @@ def test_line_endings_of_windows_neither_conflict_nor_count_as_drift(
     project.update(new)
 
     project.check()
-
-
-@every_release
-def test_a_second_update_has_nothing_to_do(make: Make, old: str, new: str) -> None:
-    project = make(old)
-    project.update(new)
-    project.commit()
-
-    done = project.copier_update("--vcs-ref", new)
-
-    assert done.returncode == 0, done.stderr
-    assert project.git("status", "--porcelain") == ""
-
-
-def test_a_copy_of_the_project_can_be_updated_by_its_newest_tag(make: Make, history: Path) -> None:
-    project = make(HEAD)
-
-    done = run(project.path, "copier", "update", "--defaults")
-
-    assert done.returncode == 0, done.stderr
-    assert f"_commit: {NEXT}" in (project.path / ".copier-answers.yml").read_text()

@@ -1,0 +1,234 @@
+"""Time `copier copy` and `copier update` of this template beside five public ones.
+
+    python benchmarks/render/run.py --templates FOLDER [--rounds 5] [--json FILE]
+
+``FOLDER`` holds a clone of each, named OWNER+NAME; none of their code is kept here. All templates
+take turns in each round, so that load of the machine hits them alike. Every figure is a median.
+"Until green" is the rendering and the commands up to the first passing test, with a warm cache of
+packages: the commands run once before the clock does.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/updates")]
+
+from updates.releases import HEAD, build_history, git, git_environment, releases  # noqa: E402
+
+COMMIT = "git init --quiet && git add --all && git commit --quiet --message first"
+
+
+@dataclass
+class Template:
+    """A template, two of its releases, and how a user comes to a passing test."""
+
+    name: str
+    old: str
+    new: str
+    answers: dict[str, str] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    answers_file: str = ".copier-answers.yml"
+    why_no_test: str = ""
+    packages: tuple[str, ...] = ()
+    """Extensions that have to be installed beside copier."""
+
+
+EXTENSIONS = ("copier-template-extensions", "copier-templates-extensions")
+OTHERS = (
+    Template(
+        "pawamoy+copier-uv",
+        "1.12.0",
+        "1.13.0",
+        {"project_name": "My Worker", "project_description": "Works."},
+        (COMMIT, "uv run --group ci pytest -q"),
+        packages=EXTENSIONS,
+    ),
+    Template(
+        "DiamondLightSource+python-copier-template",
+        "5.2.0",
+        "5.3.0",
+        {
+            "package_name": "my_worker",
+            "description": "Works.",
+            "author_name": "A",
+            "author_email": "a@example.com",
+            "git_platform": "github.com",
+            "component_owner": "group:default/a",
+            "component_type": "service",
+            "component_lifecycle": "experimental",
+            "docker": "true",
+            "docker_debug": "false",
+            "docs_type": "README",
+            "type_checker": "pyright",
+            "strict_typing": "true",
+            "pypi": "true",
+        },
+        (COMMIT, "uv run pytest -q"),
+    ),
+    Template(
+        "scientific-python+cookie",
+        "2026.04.04",
+        "2026.06.18",
+        {
+            "project_name": "my-worker",
+            "org": "org",
+            "full_name": "A",
+            "email": "a@example.com",
+            "backend": "hatch",
+            "license": "MIT",
+        },
+        ("uv run pytest -q",),
+        packages=EXTENSIONS,
+    ),
+    Template(
+        "fastapi+full-stack-fastapi-template",
+        "0.9.0",
+        "0.10.0",
+        answers_file=".copier/.copier-answers.yml",
+        why_no_test="its tests need Docker",
+    ),
+    Template(
+        "OCA+oca-addons-repo-template",
+        "v1.39",
+        "v1.40",
+        {"repo_slug": "worker", "repo_name": "Worker", "repo_description": "Works."},
+        why_no_test="it has no test of its own",
+    ),
+)
+
+
+def timed(command: list[str] | str, folder: Path) -> float:
+    """Run a command and return how long it took, in seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        shell=isinstance(command, str),
+        env={n: v for n, v in git_environment().items() if n != "VIRTUAL_ENV"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        message = f"{command}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        raise RuntimeError(message)
+    return time.perf_counter() - started
+
+
+class Bench:
+    """Measures one template."""
+
+    def __init__(self, template: Template, source: Path, copier: str, folder: Path) -> None:
+        self.template = template
+        self.source = source
+        self.folder = folder
+        self.copier = [copier]
+        self.copies: list[float] = []
+        self.updates: list[float] = []
+        self.until_green: list[float] = []
+        self.files = 0
+        self.problem = template.why_no_test
+
+    def copy(self, version: str, target: Path) -> float:
+        """Render a release; return how long it took, in seconds."""
+        answers = [f"--data={name}={value}" for name, value in self.template.answers.items()]
+        options = ["--defaults", "--trust", "--quiet", "--vcs-ref", version, *answers]
+        return timed([*self.copier, "copy", *options, str(self.source), str(target)], self.folder)
+
+    def round(self, *, warm_up: bool) -> None:
+        """Copy, test and update once."""
+        fresh, old = self.folder / "fresh", self.folder / "old"
+        seconds = self.copy(self.template.new, fresh)
+        self.files = sum(path.is_file() for path in fresh.rglob("*"))
+        if not warm_up:
+            self.copies.append(seconds)
+        if not self.problem:
+            try:
+                seconds += sum(timed(command, fresh) for command in self.template.commands)
+            except RuntimeError as exc:
+                self.problem = str(exc)
+                print(self.problem, file=sys.stderr)
+            else:
+                if not warm_up:
+                    self.until_green.append(seconds)
+        self.copy(self.template.old, old)
+        timed(COMMIT, old)
+        options = ["--defaults", "--trust", "--quiet", "--vcs-ref", self.template.new]
+        options += ["--answers-file", self.template.answers_file]
+        seconds = timed([*self.copier, "update", *options], old)
+        if not warm_up:
+            self.updates.append(seconds)
+        for path in (fresh, old):
+            shutil.rmtree(path)
+
+    def result(self) -> dict[str, object]:
+        """Return the medians."""
+
+        def median(values: list[float]) -> float | None:
+            return round(statistics.median(values), 2) if values else None
+
+        green = median(self.until_green)
+        return {
+            "template": self.template.name,
+            "copy_s": median(self.copies),
+            "update_s": median(self.updates),
+            "files": self.files,
+            "until_green_s": green,
+            # `copier copy` is a command, too, and a line with && is several.
+            "commands": 1 + sum(c.count("&&") + 1 for c in self.template.commands)
+            if green
+            else None,
+            "note": self.problem.partition("\n")[0],
+        }
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--templates", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv = folder / "venv"
+        packages = sorted({p for template in OTHERS for p in template.packages})
+        timed(["uv", "venv", "--quiet", str(venv)], folder)
+        python = ["--python", str(venv / "bin" / "python")]
+        timed(["uv", "pip", "install", "--quiet", *python, "copier>=9.11,<10", *packages], folder)
+        copier = str(venv / "bin" / "copier")
+        history = build_history(folder / "history")
+        git(history, "checkout", "--quiet", HEAD)
+        earlier = list(releases())[-1]
+        ours = Template("arq-worker-template (ours)", earlier, HEAD, {}, ("uv run pytest -q",))
+        benches: list[Bench] = []
+        for template in (ours, *OTHERS):
+            source = history if template is ours else (options.templates / template.name).resolve()
+            work = folder / template.name.split()[0]
+            work.mkdir()
+            benches.append(Bench(template, source, copier, work))
+        for number in range(options.rounds + 1):
+            for bench in benches:
+                bench.round(warm_up=number == 0)
+            print(f"round {number} of {options.rounds}", file=sys.stderr)
+    results = [bench.result() for bench in benches]
+    print("| template | copy s | update s | files | commands until green | until green s | note |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in results:
+        cells = ("template", "copy_s", "update_s", "files", "commands", "until_green_s", "note")
+        print("|", " | ".join("-" if row[c] is None else str(row[c]) for c in cells), "|")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
