@@ -322,7 +322,8 @@ async def test_arqs_worker_keeps_a_job_that_failed_and_defers_it(
     assert await redis.zcard("arq:queue") == 1
     await redis.delete(STREAM)
     await redis.zadd("arq:queue", {"j1": 1}, xx=True)
-    await asyncio.wait_for(main, 30)
+    async with asyncio.timeout(30):
+        await main
     assert worker.jobs_complete == 1
     assert len(await entries(redis, STREAM)) == 1
     await worker.close()

@@ -182,7 +182,8 @@ class Process:
     async def ended(self) -> int:
         """Wait for the end; return the exit code."""
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), 20)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
 
     async def __aenter__(self) -> "Process":
         return await self.start()

@@ -261,7 +261,8 @@ async def test_the_loop_acknowledges_by_itself_and_outlives_an_outage() -> None:
     acker = Acker(redis, "workers", RedisLink(), lambda *_: done.set())
     loop = asyncio.create_task(acker.run())
     acker.add(delivery(1))
-    await asyncio.wait_for(done.wait(), 5)
+    async with asyncio.timeout(5):
+        await done.wait()
     loop.cancel()
     assert [command[0] for command in redis.sent] == ["XACK", "XACK"]
 

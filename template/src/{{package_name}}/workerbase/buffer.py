@@ -143,7 +143,8 @@ class Buffer(Generic[T]):
     async def wait_quiet(self, patience: float | None) -> None:
         """Wait until nothing runs, at most ``patience`` seconds if that is not None."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.quiet.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self.quiet.wait()
 
     def pause(self) -> None:
         """Start nothing and read nothing until `resume`."""

@@ -219,7 +219,8 @@ class JobWorker(Worker):
             if wait is None:
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
 
     async def _claim(self, most: int) -> float | None:
         """Claim and start jobs; return how long to wait before the next claim, if at all."""

@@ -90,8 +90,8 @@ class RedisLink:
         while True:
             try:
                 # Plain arq's client would try for half a minute before it tells.
-                check = redis.execute_command(*_WRITE_CHECK)
-                await asyncio.wait_for(check, CHECK_TIMEOUT_S)
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    await redis.execute_command(*_WRITE_CHECK)
             except OUTAGE_ERRORS as exc:
                 await self.wait_after(exc, "checking the connection")
             else:

@@ -296,7 +296,8 @@ async def _stop(workers: list[asyncio.subprocess.Process]) -> None:
             worker.terminate()
     for worker in workers:
         try:
-            await asyncio.wait_for(worker.wait(), 15)
+            async with asyncio.timeout(15):
+                await worker.wait()
         except TimeoutError:
             worker.kill()
             await worker.wait()
