@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
@@ -22,7 +22,6 @@ from workerbase.task_utils import (
     get_config,
     get_redis,
     job_info,
-    options_of,
 )
 from workerbase.types import Ctx
 
@@ -151,11 +150,12 @@ async def test_the_backoff_is_full_jitter_below_the_doubled_bound() -> None:
     async def failing(ctx: Ctx) -> None:
         raise ValueError
 
+    under_arq = cast("Any", failing.for_arq().coroutine)
     for number, most in ((1, 1), (3, 4), (9, 8)):
         waits: list[float] = []
         for _ in range(60):
             with pytest.raises(ArqRetry) as caught:
-                await failing({"job_try": number})
+                await under_arq({"job_try": number})
             assert caught.value.defer_score is not None
             assert isinstance(caught.value.__cause__, ValueError)
             waits.append(caught.value.defer_score / 1000)
@@ -170,8 +170,8 @@ async def test_the_decorated_function_keeps_its_name_and_arguments() -> None:
 
     assert await add({}, 2, b=5) == 7
     assert (add.__name__, add.__doc__) == ("add", "Add.")
-    assert options_of(add) == {"max_tries": 5, "timeout": None}
-    assert options_of(attempt) == {}
+    known = add.for_arq()
+    assert (known.name, known.max_tries, known.timeout_s) == (add.name, 5, None)
 
 
 # --- scheduling, by the worker's ctx
