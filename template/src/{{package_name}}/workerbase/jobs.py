@@ -218,8 +218,10 @@ class JobWorker(Worker):
             self._link.ok()
             if wait is None:
                 continue
+            # Not wait_for: Python 3.11's forgets a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
 
     async def _claim(self, most: int) -> float | None:
         """Claim and start jobs; return how long to wait before the next claim, if at all."""
