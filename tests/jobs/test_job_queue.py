@@ -271,3 +271,13 @@ async def test_a_lease_that_has_not_quite_ended_is_waited_for(
     score = float(await client.execute_command("ZSCORE", QUEUE, "job"))
     assert score % 1 == 0.5
     assert score == pytest.approx(time.time() * 1000 + 3_000, abs=500)
+
+
+async def test_a_finished_job_may_keep_its_id_from_plain_arqs_workers_for_a_while(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    await client.execute_command("ZADD", QUEUE, 1, "tick")
+    await queue.claim(1, 1)
+    await queue.finish([Ended("tick", None, 0, stay_ms=60_000)])
+    ttl = await client.execute_command("PTTL", "arq:in-progress:tick")
+    assert 50_000 < ttl <= 60_000
