@@ -171,3 +171,19 @@ def bench(session: nox.Session) -> None:
     which, *options = session.posargs or ["streams", "--quick"]
     path = {"PYTHONPATH": str(PACKAGE)}
     session.run("python", "-m", f"benchmarks.{which}", *options, env=path)
+
+
+def conformance(session: nox.Session) -> None:
+    """Run arq's own tests, from the package index, with our worker in arq's place."""
+    install(session, "conformance")
+    with tempfile.TemporaryDirectory() as folder:
+        source = ("--no-deps", "--no-binary", ":all:", f"--dest={folder}", "arq==0.28.0")
+        session.run("pip", "download", "--quiet", *source)
+        (sdist,) = Path(folder).glob("arq-*.tar.gz")
+        shutil.unpack_archive(sdist, folder, filter="data")
+        with session.chdir(sdist.with_name("arq-0.28.0")):
+            # Their tests close clients in a way that redis 5.3 deprecates; all else is an error.
+            closing = "ignore:Call to deprecated close:DeprecationWarning"
+            places = f"{PACKAGE}{os.pathsep}{ROOT / 'tests' / 'conformance'}"
+            tests = ("-p", "arq_suite", "-W", closing, *session.posargs)
+            session.run("python", "-m", "pytest", *tests, env={"PYTHONPATH": places})

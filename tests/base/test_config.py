@@ -20,6 +20,7 @@ KNOBS: list[tuple[str, str, object, str]] = [
     ("job_timeout", "1.5", 1.5, "0"),
     ("keep_result", "0", 0.0, "-1"),
     ("poll_delay", "0.1", 0.1, "soon"),
+    ("timezone", "Europe/Berlin", "Europe/Berlin", "Europe/Berlim"),
     ("max_retries", "1", 1, "0"),
     ("retry_backoff", "0", 0.0, "-1"),
     ("retry_backoff_max", "9", 9.0, "0.5"),

@@ -8,8 +8,14 @@ from typing import Any
 
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import Deserializer, Serializer, deserialize_job_raw, serialize_result
-from arq.utils import timestamp_ms
+from arq.jobs import (
+    Deserializer,
+    SerializationError,
+    Serializer,
+    deserialize_job_raw,
+    serialize_result,
+)
+from arq.utils import ms_to_datetime, timestamp_ms
 from arq.worker import Function
 
 from . import deadletter, wire
@@ -80,11 +86,17 @@ class Attempt:
         Raises:
             arq.jobs.SerializationError: it cannot be read.
         """
-        name, args, kwargs, tries, self.enqueue_ms = deserialize_job_raw(
+        name, args, kwargs, tries, enqueue_ms = deserialize_job_raw(
             self.claim.job or b"", deserializer=self.codec.loads
         )
-        self.function_name, self.args, self.kwargs = name, tuple(args), kwargs
-        return tries or 0
+        try:
+            self.enqueue_ms = int(enqueue_ms)
+            ms_to_datetime(self.enqueue_ms)
+            self.function_name, self.args, self.kwargs = str(name), tuple(args), dict(kwargs)
+            return int(tries or 0)
+        except (ArithmeticError, OSError, TypeError, ValueError) as exc:
+            msg = f"a field of the job is not what arq writes: {exc}"
+            raise SerializationError(msg) from exc
 
     def ended(self, queue: str, keep_result_s: float, *, forever: bool) -> Ended:
         """Return the job as done, with its result as arq writes it."""
@@ -104,7 +116,11 @@ class Attempt:
             self.claim.job_id,
             result,
             0 if forever else int(keep_result_s * 1000),
-            keep_cronjob_progress * 1000 if isinstance(function, CronJob) else 0,
+            # Keeps plain arq's workers from a second run of the tick. Not where all ticks share
+            # one id: it would keep ours from the next.
+            keep_cronjob_progress * 1000
+            if isinstance(function, CronJob) and function.job_id is None
+            else 0,
         )
 
     def rewritten(
@@ -115,10 +131,15 @@ class Attempt:
         Returns:
             The new serialized job, empty if it cannot be read; and its failures so far.
         """
-        entry = deadletter.history_entry(error, self.job_try, dead=dead)
+        entry = deadletter.history_entry(error, self.job_try)
+        if dead:
+            entry["dead"] = 1
         try:
             job = self.codec.loads(self.claim.job or b"")
-            history = [*job.get("h", ()), entry][-deadletter.MAX_HISTORY :]
+            former = list(job.get("h", ()))
+            if dead:  # a count, since the history is bounded
+                entry["dead"] += max((old.get("dead", 0) for old in former), default=0)
+            history = [*former, entry][-deadletter.MAX_HISTORY :]
             return self.codec.dumps({**job, "h": history}), history
         except Exception as exc:
             logger.warning("the history of job %s cannot be kept: %s", self.claim.job_id, exc)
@@ -137,7 +158,7 @@ class Attempt:
         more = {
             deadletter.CONSUMER: worker,
             deadletter.HISTORY: wire.shown(history),
-            deadletter.REPLAYS: str(sum("dead" in entry for entry in history) - 1),
+            deadletter.REPLAYS: str(history[-1]["dead"] - 1),
         }
         failure = deadletter.describe_failure(error, queue, self.claim.job_id)
         return deadletter.dead_letter(payload, failure, reason, self.job_try, **more)

@@ -63,8 +63,3 @@ class Batcher(Generic[T]):
                         written.set_result(None)
         finally:
             self._task = None
-
-    async def flush(self) -> None:
-        """Wait until everything is written."""
-        while self._task is not None:
-            await asyncio.wait({self._task})

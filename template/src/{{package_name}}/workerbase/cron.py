@@ -2,8 +2,8 @@
 """Cron jobs: each tick is enqueued once, whichever of the workers comes first."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
 
 from arq.cron import CronJob
 from arq.utils import timestamp_ms
@@ -26,16 +26,18 @@ async def enqueue_due(
     Raises:
         redis.exceptions.RedisError: Redis does not answer; call it again.
     """
+    # Not by comparing the datetimes: within one zone Python compares what the clocks show.
+    until = (now.timestamp() + ahead.total_seconds()) * 1000
     for job in jobs:
         schedule = job.job_id or job.name
         if job.next_run is None:
             if not job.run_at_startup:
-                job.calculate_next(await _last_tick(client, keys.tick(queue, schedule), now))
+                _advance(job, await _last_tick(client, keys.tick(queue, schedule), now), now)
                 continue
             job.next_run = now
-        if job.next_run >= now + ahead:
-            continue
         tick_ms = int(job.next_run.timestamp() * 1000)
+        if tick_ms >= until:
+            continue
         options: dict[str, Any] = {
             "_queue_name": queue,
             "_defer_until": job.next_run if tick_ms > timestamp_ms() else None,
@@ -45,11 +47,29 @@ async def enqueue_due(
             await client.enqueue_tick(job.name, tick_ms, schedule, **options)
         else:
             await client.enqueue_job(job.name, **options)
-        job.calculate_next(job.next_run)
+        _advance(job, job.next_run, now)
 
 
 async def _last_tick(client: QueueClient, key: str, now: datetime) -> datetime:
     last = await client.get(key)
-    if last is None:
-        return now
-    return max(datetime.fromtimestamp(int(last) / 1000, now.tzinfo), now - CATCH_UP)
+    return now if last is None else datetime.fromtimestamp(int(last) / 1000, now.tzinfo)
+
+
+def _advance(job: CronJob, tick: datetime, now: datetime) -> None:
+    """Find the first tick after ``tick`` that is not too old to be made up for."""
+    oldest = now.timestamp() - CATCH_UP.total_seconds()
+    if tick.timestamp() < oldest:
+        tick = datetime.fromtimestamp(oldest, now.tzinfo)
+    # In an hour that the clocks show twice, arq means the first one: that may be over.
+    run = _next(job, tick)
+    while run.timestamp() <= tick.timestamp():
+        run = _next(job, run)
+    offset = tick.utcoffset()
+    if job.hour is None and offset is not None:  # it runs in both of them
+        run = min(run, _next(job, tick.astimezone(timezone(offset))), key=datetime.timestamp)
+    job.next_run = run.astimezone(now.tzinfo)
+
+
+def _next(job: CronJob, after: datetime) -> datetime:
+    job.calculate_next(after)
+    return cast("datetime", job.next_run)

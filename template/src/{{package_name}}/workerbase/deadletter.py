@@ -8,6 +8,7 @@ import hashlib
 import re
 import traceback
 from datetime import UTC, datetime
+from typing import Any
 
 from .retry import Reason
 from .types import Payload, StreamName
@@ -50,15 +51,11 @@ def describe_failure(error: BaseException, stream: StreamName, entry_id: str) ->
     }
 
 
-def history_entry(error: BaseException, attempt: int, *, dead: bool) -> dict[str, object]:
+def history_entry(error: BaseException, attempt: int) -> dict[str, Any]:
     """Return one failure of a job, as its history keeps it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    entry: dict[str, object] = {
-        "attempt": attempt,
-        "at": now,
-        "error": f"{type(error).__name__}: {error}"[:MAX_ERROR],
-    }
-    return {**entry, "dead": True} if dead else entry
+    what = f"{type(error).__name__}: {text_of(error)}"
+    return {"attempt": attempt, "at": now, "error": _writable(what[:MAX_ERROR])}
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:

@@ -12,7 +12,7 @@ from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix, retry_key_prefix
 from arq.jobs import Job, serialize_job
 
-from . import keys, scripts, wire
+from . import keys, lease, scripts, wire
 from .types import Call, RedisArg, RedisClient
 
 Duration: TypeAlias = float | timedelta
@@ -20,6 +20,11 @@ Duration: TypeAlias = float | timedelta
 
 TRIES_TTL_MS = 88_400_000
 """How long arq remembers the tries of a job, in milliseconds."""
+BATCH = 1_000
+"""So many jobs fit into one script: Lua can unpack no more than 8,000 values."""
+SUSPECT_TRY = 3
+"""From this try on a job whose last worker died with it runs beside no other such job, so that
+the one that kills its worker cannot take the tries of others with it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +32,7 @@ class Claim:
     """A job that this worker holds."""
 
     job_id: str
-    score: int
+    score: float
     """When it was due, in milliseconds since the epoch."""
     job: bytes | None
     """The serialized job; None if it expired."""
@@ -36,6 +41,16 @@ class Claim:
     aborted: bool
     """Somebody asked to abort it before it started."""
     started: bool = False
+
+    @property
+    def crashed(self) -> bool:
+        """Whether its last worker died with it: its score is the end of a lease (`scripts`)."""
+        return self.score % 1 > 0
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be what kills its workers."""
+        return self.crashed and self.job_try >= SUSPECT_TRY
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +72,20 @@ class JobQueue:
         self.name = name
         self._redis = redis
         self._worker = worker
-        self._lease_ms = int(lease_timeout * 1000)
+        self.lease_seconds = lease_timeout * lease.IDLE_SHARE
+        """Shorter than promised, as other workers need time to look for what a dead one left."""
+        self._lease_ms = int(self.lease_seconds * 1000)
 
     async def claim(
-        self, free: int, most: int, *, aborts: bool = False
+        self, free: int, most: int, *, aborts: bool = False, suspects: bool = True
     ) -> tuple[list[Claim], float | None]:
         """Claim up to ``most`` due jobs, of those that were tried before no more than ``free``.
+
+        Args:
+            free: slots that are free.
+            most: at most so many, `BATCH` or less.
+            aborts: whether requests to abort are looked at.
+            suspects: whether one of the jobs that may be what kills its workers may be claimed.
 
         Returns:
             The jobs, and in how many seconds the first job that was left is due, if there is one.
@@ -71,23 +94,36 @@ class JobQueue:
         first, *values = await scripts.claim(
             self._redis,
             [self.name],
-            [now, free, most, self._lease_ms, self._worker, TRIES_TTL_MS, int(aborts)],
+            [
+                now,
+                free,
+                most,
+                self._lease_ms,
+                self._worker,
+                TRIES_TTL_MS,
+                int(aborts),
+                int(suspects),
+                SUSPECT_TRY,
+            ],
         )
         claims = [
-            Claim(job_id.decode(), int(float(score)), job, job_try, bool(aborted))
+            Claim(job_id.decode(), float(score), job, job_try, bool(aborted))
             for job_id, score, job, job_try, aborted in zip(*[iter(values)] * 5, strict=True)
         ]
         return claims, (float(first) - now) / 1000 if first else None
 
     async def renew(self, job_ids: Collection[str]) -> list[str]:
         """Start the leases of ``job_ids`` anew; return those that we no longer hold."""
-        if not job_ids:
-            return []
-        until = _now_ms() + self._lease_ms
-        lost = await scripts.renew_jobs(
-            self._redis, [self.name], [self._worker, until, self._lease_ms, *job_ids]
-        )
-        return [wire.text(job_id) for job_id in lost]
+        lost: list[str] = []
+        ids = list(job_ids)
+        for first in range(0, len(ids), BATCH):
+            until = _now_ms() + self._lease_ms
+            batch = ids[first : first + BATCH]
+            reply = await scripts.renew_jobs(
+                self._redis, [self.name], [self._worker, until, self._lease_ms, *batch]
+            )
+            lost += map(wire.text, reply)
+        return lost
 
     async def finish(self, ended: Sequence[Ended]) -> list[str]:
         """End jobs; return those that we no longer held, which are left to who holds them."""

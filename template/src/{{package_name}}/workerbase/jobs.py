@@ -37,9 +37,9 @@ from .config import WorkerConfig
 from .connect import OUTAGE_ERRORS
 from .cron import enqueue_due
 from .health import Vitals
-from .jobqueue import TRIES_TTL_MS, Claim, Ended, JobQueue, QueueClient
+from .jobqueue import BATCH, TRIES_TTL_MS, Claim, Ended, JobQueue, QueueClient
 from .link import RedisLink
-from .retry import DeadLetter, Retry, RetryPolicy
+from .retry import DeadLetter, Reason, Retry, RetryPolicy
 from .services import Services
 from .task_utils import Task
 from .types import Ctx, Hook, RedisClient
@@ -176,8 +176,7 @@ class JobWorker(Worker):
 
     async def _drain(self, seconds: float) -> None:
         self._buffer.close()
-        for claim in [claim for claim in self._held.values() if not claim.started]:
-            await self._hand_back(claim)
+        await self._hand_back([claim for claim in self._held.values() if not claim.started])
         if self.tasks:
             logger.info("draining: %d jobs still run", len(self.tasks))
             _, late = await asyncio.wait(self.tasks.values(), timeout=seconds)
@@ -194,12 +193,13 @@ class JobWorker(Worker):
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
             await self.pool.delete(self.health_check_key)
 
-    async def _hand_back(self, claim: Claim) -> None:
+    async def _hand_back(self, claims: list[Claim]) -> None:
         try:
-            await self._queue.release(claim.job_id, uncounted=True)
-        except OUTAGE_ERRORS as exc:
-            logger.warning("could not hand job %s back (%s); it waits a lease", claim.job_id, exc)
-        self._held.pop(claim.job_id, None)
+            for claim in claims:
+                await self._queue.release(claim.job_id, uncounted=True)
+                self._forget(claim)
+        except OUTAGE_ERRORS as exc:  # one is enough: each takes as long as Redis's timeout
+            logger.warning("could not hand jobs back (%s); they wait a lease", exc)
 
     # --- claiming
 
@@ -218,25 +218,44 @@ class JobWorker(Worker):
             self._link.ok()
             if wait is None:
                 continue
+            # Not wait_for: Python 3.11's forgets a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
 
     async def _claim(self, most: int) -> float | None:
         """Claim and start jobs; return how long to wait before the next claim, if at all."""
-        free = max(0, self.max_jobs - self._buffer.running - len(self._buffer))
-        claims, next_due = await self._queue.claim(free, most, aborts=self.allow_abort_jobs)
-        for claim in claims:
-            self._held[claim.job_id] = claim
-        self._buffer.add(claims)
-        self._start_ready()
+        free, most = max(0, self._free()), min(most, BATCH)
+        suspects = not any(claim.suspect for claim in self._held.values())
+        claims, next_due = await self._queue.claim(
+            free, most, aborts=self.allow_abort_jobs, suspects=suspects
+        )
+        self._take(claims)
         # Due and left: it was tried before and waits for a slot, which says so when it is free.
-        self._more = next_due is not None and next_due <= 0 and len(claims) < most
-        if len(claims) == most:
+        self._more = next_due is not None and next_due <= 0
+        if len(claims) == most or (self._more and self._free() > max(0, free - len(claims))):
             return None
-        if next_due is None or self._more:
-            return self.poll_delay_s
-        return min(next_due, self.poll_delay_s)
+        # Leases that begin after this look end after the next.
+        wait = min(self.poll_delay_s, self._queue.lease_seconds)
+        return wait if next_due is None or self._more else min(next_due, wait)
+
+    def _free(self) -> int:
+        return self.max_jobs - self._buffer.running - len(self._buffer)
+
+    def _take(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            former, self._held[claim.job_id] = self._held.get(claim.job_id), claim
+            if claim.job_id in self.job_tasks:
+                continue  # it runs here: its lease had run out, and is ours again
+            if former is not None:
+                self._buffer.drop({former})
+            self._buffer.add([claim])
+        self._start_ready()
+
+    def _forget(self, claim: Claim) -> None:
+        # A job that was released may have been claimed again before we come here.
+        if self._held.get(claim.job_id) is claim:
+            del self._held[claim.job_id]
 
     def _start_ready(self) -> None:
         while self._buffer.running < self.max_jobs and (claim := self._buffer.take()) is not None:
@@ -244,15 +263,16 @@ class JobWorker(Worker):
             self.tasks[claim.job_id] = task
             task.add_done_callback(partial(self._ran, claim.job_id))
 
-    def _ran(self, job_id: str, _: "asyncio.Task[None]") -> None:
-        self.tasks.pop(job_id, None)
+    def _ran(self, job_id: str, task: "asyncio.Task[None]") -> None:
+        if self.tasks.get(job_id) is task:
+            del self.tasks[job_id]
 
     async def _poll_iteration(self) -> None:
         """Do one pass for `main`, which arq wrote."""
         most = self.queue_read_limit
         if self.burst and self.max_burst_jobs >= 0:
             most = self.max_burst_jobs - self._jobs_started() - len(self._buffer)
-        most = min(most, self.max_jobs - self._buffer.running - len(self._buffer))
+        most = min(most, self._free())
         if self.allow_pick_jobs and most > 0:
             await self._claim(most)
         if self.allow_abort_jobs:
@@ -261,7 +281,9 @@ class JobWorker(Worker):
 
     async def _wake_loop(self) -> None:
         while True:
-            pubsub = cast("Any", self.pool).pubsub(ignore_subscribe_messages=True)
+            # The client subscribes again by itself, and says so in a message: that, too, is a
+            # reason to look, for what was enqueued while nobody listened.
+            pubsub = cast("Any", self.pool).pubsub()
             try:
                 await pubsub.subscribe(keys.wake(self.queue_name))
                 while True:
@@ -276,16 +298,17 @@ class JobWorker(Worker):
     async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self._lease_timeout * lease.RENEW_SHARE)
+            held = dict(self._held)
             try:
-                lost = await self._queue.renew(list(self._held))
+                lost = await self._queue.renew(held)
             except OUTAGE_ERRORS as exc:
                 self._link.failed(exc, "renewing leases of jobs")
                 continue
-            self._lose(lost)
+            self._lose({held[job_id] for job_id in lost})
 
-    def _lose(self, lost: list[str]) -> None:
-        gone = {claim for job_id in lost if (claim := self._held.pop(job_id, None))}
+    def _lose(self, gone: set[Claim]) -> None:
         for claim in gone:
+            self._forget(claim)
             if claim.job_id in self.tasks:
                 logger.warning(
                     "the lease of job %s ran out while it ran; it may run twice", claim.job_id
@@ -314,9 +337,8 @@ class JobWorker(Worker):
                 self.aborting_tasks.add(job_id)
                 self.job_tasks[job_id].cancel()
                 await self.pool.zrem(abort_jobs_ss, job_id)
-        # arq never forgets a request for a job that was done already, and would abort the next
-        # job of that name for it.
-        await self.pool.zremrangebyscore(abort_jobs_ss, "-inf", now - abort_job_max_age * 1000)
+        if wanted:  # as arq does; requests for jobs that were done already remain
+            await self.pool.zremrangebyscore(abort_jobs_ss, "-inf", now - abort_job_max_age * 1000)
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """Enqueue the cron jobs whose time has come."""
@@ -356,7 +378,10 @@ class JobWorker(Worker):
         except Exception:
             logger.exception("job %s could not be run to its end; it is run again", claim.job_id)
         finally:
-            self._held.pop(claim.job_id, None)
+            self._forget(claim)
+            self.aborting_tasks.discard(claim.job_id)  # it may have ended all the same
+            if claim.suspect:
+                self._wake.set()  # the next one may be claimed
 
     async def _attempt(self, attempt: Attempt) -> None:
         """Run the job and decide what is to follow."""
@@ -373,7 +398,7 @@ class JobWorker(Worker):
             "job_id": attempt.claim.job_id,
             "job_try": attempt.job_try,
             "enqueue_time": ms_to_datetime(attempt.enqueue_ms),
-            "score": attempt.claim.score,
+            "score": int(attempt.claim.score),
         }
         await self._hook("on_job_start", attempt)
         attempt.start_ms = timestamp_ms()
@@ -432,7 +457,8 @@ class JobWorker(Worker):
         if attempt.job_try > most:
             waited = attempt.seconds(attempt.enqueue_ms)
             logger.warning("%6.2fs ! %s max retries %d exceeded", waited, attempt.ref, most)
-            raise RefusedError(JobExecutionFailed(f"max {most} retries exceeded"), "poison")
+            reason: Reason = "poison" if claim.crashed else "retries"
+            raise RefusedError(JobExecutionFailed(f"max {most} retries exceeded"), reason)
 
     def _max_tries(self, function: Function | CronJob) -> int:
         return self.max_tries if function.max_tries is None else function.max_tries
@@ -467,7 +493,6 @@ class JobWorker(Worker):
                 task.uncancel()  # the job was meant, not what is to be told about it
         if job_id in self.aborting_tasks and isinstance(error, asyncio.CancelledError):
             logger.info("%6.2fs ⊘ %s aborted", took, attempt.ref)
-            self.aborting_tasks.remove(job_id)
             self.jobs_failed += 1
         elif self.retry_jobs and isinstance(error, asyncio.CancelledError | RetryJob | ArqRetry):
             attempt.uncounted = self._draining and isinstance(error, asyncio.CancelledError)
@@ -483,7 +508,7 @@ class JobWorker(Worker):
             self._judge_exception(attempt, error, took)
 
     def _judge_exception(self, attempt: Attempt, error: BaseException, took: float) -> None:
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {deadletter.text_of(error)}"
         if self._policy is not None and attempt.function is not None:
             policy = self._policy_of(self._policy, attempt.function)
             attempt.decision = policy.decide(error, attempt.job_try)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -28,6 +29,9 @@ from .types import Ctx, RedisClient
 logger = logging.getLogger(__name__)
 
 Settings = type[BaseArqWorkerSettings]
+
+CLOSE_S = 5.0
+"""How long a process that is done with its work waits for what does not end."""
 
 
 async def serve(
@@ -121,14 +125,28 @@ def run(load: Callable[[], Settings]) -> int:
     uvloop is used where it is installed.
     """
     settings = load()
+    code = 1
+    runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(serve(settings))
+        runner.run(serve(settings))
+        code = 0
     except WorkerError as exc:
         # A wrong setting is told in a sentence; for the rest, the cause's traceback is needed.
         logger.critical("the worker failed: %s", exc, exc_info=not isinstance(exc, ConfigError))
-        return 1
-    return 0
+    finally:
+        # Closing waits for what ignored its cancellation, threads too, and that may be for ever.
+        watchdog = threading.Timer(CLOSE_S, _leave, [code])
+        watchdog.daemon = True
+        watchdog.start()
+        runner.close()
+        watchdog.cancel()
+    return code
+
+
+def _leave(code: int) -> None:
+    logger.error("something ignores its cancellation; it is left behind")
+    logging.shutdown()
+    os._exit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -230,13 +230,15 @@ return 1
 #
 # A claimed job's score in the queue is the end of its lease: it is due again if its worker dies,
 # and no fleet is so large that running jobs hide the waiting ones. The in-progress key holds the
-# owner's name and lasts as long.
+# owner's name and lasts as long. While it is claimed the score ends in .5: a job that is due with
+# such a score was not released, its worker died with it.
 
 _ENQUEUE = """
 local function enqueue(job_id, job, expiry, due, channel)
   if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
   redis.call('SET', KEYS[1], job, 'PX', expiry)
   redis.call('ZADD', KEYS[3], due, job_id)
+  redis.call('ZREM', 'arq:abort', job_id)  -- meant a former job of this name
   local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
   if head == job_id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
     redis.call('PUBLISH', channel, job_id)
@@ -261,13 +263,16 @@ return enqueue(unpack(ARGV, 1, 5))
 """
 )
 
-# KEYS queue  ARGV now in ms, free slots, most, lease in ms, worker, count's ttl in ms, aborts
+# KEYS queue  ARGV now in ms, free slots, most, lease in ms, worker, count's ttl in ms, aborts,
+# suspects, the try from which a crash makes a job one
 # Claims due jobs, oldest first: up to `most`, but beyond the free slots only such as never were
-# claimed, for the others may be what killed their worker. Returns the score of the first job
+# claimed, for the others may be what killed their worker. Of those whose workers died twice it
+# claims no more than `suspects` and passes the others by. Returns the score of the first job
 # that it left ('' if there is none), then for each claimed job: id, score, job (false if it
 # expired), number of this try, and 1 if it is to be aborted.
 claim = Script("""
 local now, free, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local suspects, soon = tonumber(ARGV[8]), math.huge
 local function prefixed(prefix, ids)
   local keys = {}
   for i, id in ipairs(ids) do keys[i] = prefix .. id end
@@ -291,12 +296,17 @@ while claimed < most and from < 5000 do
   local jobs = prefixed('arq:job:', ids)
   for i, id in ipairs(ids) do
     local try = (tonumber(tries[i]) or 0) + 1
+    local suspect = try >= tonumber(ARGV[9]) and page[i * 2] % 1 > 0
     if owners[i] then
       from = from + 1
-      if owners[i] ~= '1' then  -- not plain arq's: its score was moved (Job.abort)
-        scores[#scores + 1] = now + math.max(redis.call('PTTL', 'arq:in-progress:' .. id), 1)
+      if owners[i] ~= '1' then  -- ours: its lease ends just now, or Job.abort moved it
+        local ends = now + math.max(redis.call('PTTL', 'arq:in-progress:' .. id), 1) + 0.5
+        soon = math.min(soon, ends)
+        scores[#scores + 1] = ends
         scores[#scores + 1] = id
       end
+    elseif suspect and suspects < 1 then
+      from = from + 1
     elseif claimed >= most or try > 1 and claimed >= free then
       most = claimed
       reply[1] = page[i * 2]
@@ -304,9 +314,10 @@ while claimed < most and from < 5000 do
     else
       claimed = claimed + 1
       from = from + 1
+      if suspect then suspects = suspects - 1 end
       redis.call('SET', 'arq:in-progress:' .. id, ARGV[5], 'PX', ARGV[4])
       redis.call('SET', 'arq:retry:' .. id, try, 'PX', ARGV[6])
-      scores[#scores + 1] = now + tonumber(ARGV[4])
+      scores[#scores + 1] = now + ARGV[4] + 0.5
       scores[#scores + 1] = id
       local abort = ARGV[7] == '1' and redis.call('ZREM', 'arq:abort', id) or 0
       for _, value in ipairs({id, page[i * 2], jobs[i], try, abort}) do
@@ -316,6 +327,7 @@ while claimed < most and from < 5000 do
   end
   if reply[1] ~= '' then break end
 end
+if soon < (tonumber(reply[1]) or math.huge) then reply[1] = string.format('%.1f', soon) end
 if #scores > 0 then redis.call('ZADD', KEYS[1], 'XX', unpack(scores)) end
 return reply
 """)
@@ -329,7 +341,7 @@ for i, owner in ipairs(redis.call('MGET', unpack(keys))) do
   local id = ARGV[i + 3]
   if owner == ARGV[1] then
     redis.call('PEXPIRE', keys[i], ARGV[3])
-    scores[#scores + 1] = ARGV[2]
+    scores[#scores + 1] = ARGV[2] + 0.5
     scores[#scores + 1] = id
   else
     lost[#lost + 1] = id
@@ -410,6 +422,7 @@ if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
 if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
 redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
 redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('ZREM', 'arq:abort', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[6], ARGV[2])

@@ -68,8 +68,10 @@ class Services:
 
     async def cancel(self) -> None:
         """Cancel all tasks and wait until they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        waiting = set(self._tasks)
+        while waiting:  # what a task awaits may swallow one cancellation
+            for task in waiting:
+                task.cancel()
+            done, waiting = await asyncio.wait(waiting, timeout=1.0)
+            await asyncio.gather(*done, return_exceptions=True)
         self._tasks.clear()

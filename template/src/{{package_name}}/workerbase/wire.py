@@ -6,7 +6,9 @@ back as JSON: a tuple or a set as a list, a model as its fields. What JSON lacks
 ``{"__type__": name, "v": text}``; other dicts with these two keys are refused when they are read.
 """
 
+import contextlib
 import json
+from asyncio import CancelledError
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
@@ -21,6 +23,12 @@ from .types import Fields, Payload, RedisArg
 
 _MICROSECOND = timedelta(microseconds=1)
 
+
+def _error(text: str) -> BaseException:
+    # By this one arq knows that a job was aborted.
+    return CancelledError() if text.startswith("CancelledError:") else JobFailedError(text)
+
+
 # name, type, how it is written and how it is read; a datetime is a date, too, and comes first.
 _TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], object]], ...] = (
     ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
@@ -29,7 +37,7 @@ _TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], ob
     ("bytes", bytes, lambda v: b64encode(v).decode(), b64decode),
     ("decimal", Decimal, str, Decimal),
     ("uuid", UUID, str, UUID),
-    ("error", BaseException, lambda v: f"{type(v).__name__}: {v}", JobFailedError),
+    ("error", BaseException, lambda v: f"{type(v).__name__}: {v}", _error),
 )
 _READ = {name: read for name, _, _, read in _TAGGED}
 
@@ -86,12 +94,17 @@ def shown(value: object) -> str:
     """Write ``value`` as JSON to be looked at: what has no JSON form becomes its ``repr``."""
 
     def lenient(item: object) -> object:
-        try:
-            return _encode(item)
-        except PayloadError:
-            return repr(item)
+        for show in (_encode, repr):
+            with contextlib.suppress(Exception):
+                return show(item)
+        return object.__repr__(item)
 
-    return json.dumps(value, default=lenient, ensure_ascii=False)
+    try:
+        written = json.dumps(value, default=lenient, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, or a circle
+        written = json.dumps(repr(value))
+    # JSON's way to write what UTF-8 cannot hold.
+    return written.encode("utf-8", "backslashreplace").decode()
 
 
 def text(value: object) -> str:

@@ -1,0 +1,57 @@
+"""A worker that tests kill, freeze and stop; it takes its configuration from the environment."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from workerbase.base import BaseArqWorkerSettings
+from workerbase.config import WorkerConfig
+from workerbase.runner import run
+from workerbase.task_utils import get_redis
+from workerbase.types import Ctx
+
+
+async def _note(ctx: Ctx, what: str) -> None:
+    await get_redis(ctx).rpush("record", what)
+
+
+async def quick(ctx: Ctx, name: str) -> None:
+    await _note(ctx, f"did {name}")
+
+
+async def slow(ctx: Ctx, name: str, seconds: float) -> None:
+    await _note(ctx, f"began {name}")
+    await asyncio.sleep(seconds)
+    await _note(ctx, f"did {name}")
+
+
+async def kill(ctx: Ctx, after: float) -> None:
+    await _note(ctx, "began kill")
+    await asyncio.sleep(after)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def stubborn(ctx: Ctx) -> None:
+    await _note(ctx, "began stubborn")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await _note(ctx, "ignored")
+
+
+def load() -> type[BaseArqWorkerSettings]:
+    logging.basicConfig(level="INFO")
+
+    class Settings(BaseArqWorkerSettings):
+        config = WorkerConfig.load()
+        functions = (quick, slow, kill, stubborn)
+        keep_result = 60
+
+    return Settings
+
+
+if __name__ == "__main__":
+    sys.exit(run(load))

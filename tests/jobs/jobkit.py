@@ -1,0 +1,181 @@
+"""What the job tests share: workers in this process and in others, and what they left behind."""
+
+import asyncio
+import contextlib
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from arq.connections import ArqRedis
+from arq.worker import func
+from workerbase.base import BaseArqWorkerSettings
+from workerbase.config import WorkerConfig
+from workerbase.connect import connect
+from workerbase.dlq import DeadEntry, SetAside
+from workerbase.jobqueue import QueueClient
+from workerbase.jobs import JobWorker
+from workerbase.link import RedisLink
+from workerbase.types import RedisClient
+
+QUEUE = "arq:queue"
+BASE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
+
+
+async def until(
+    condition: Callable[[], Awaitable[object] | object], timeout: float = 20.0, what: str = ""
+) -> Any:
+    """Wait until ``condition`` holds and return what it returned."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def client_of(config: WorkerConfig) -> AsyncIterator[QueueClient]:
+    client = connect(config.location, config.queue_name)
+    try:
+        yield client
+    finally:
+        await client.aclose(close_connection_pool=True)
+
+
+def settings_of(config: WorkerConfig, *functions: Any, **more: Any) -> type[BaseArqWorkerSettings]:
+    """Make settings; local functions go by their short names."""
+    named = [func(f, name=f.__name__) if inspect.isfunction(f) else f for f in functions]
+    members = {"config": config, "functions": named, **more}
+    return type("Settings", (BaseArqWorkerSettings,), members)
+
+
+@contextlib.asynccontextmanager
+async def working(
+    config: WorkerConfig, *functions: Any, drain: float = 2.0, **more: Any
+) -> AsyncIterator[JobWorker]:
+    """Run a worker beside the test; it drains at the end."""
+    async with client_of(config) as client:
+        link = RedisLink()
+        worker = JobWorker.of(settings_of(config, *functions, **more), client, {}, link)
+        worker.ctx["redis"] = client
+        stop = asyncio.Event()
+        running = asyncio.create_task(worker.serve(stop, drain))
+        listening = f"{config.queue_name}:wake"
+        try:
+            await until(lambda: running.done() or _listens(client, listening))
+            yield worker
+        finally:
+            stop.set()
+            await running
+
+
+async def _listens(client: QueueClient, channel: str) -> bool:
+    try:
+        found = await cast("RedisClient", client).execute_command("PUBSUB", "NUMSUB", channel)
+    except OSError:
+        return False
+    return found[1] > 0
+
+
+async def burst(config: WorkerConfig, *functions: Any, **more: Any) -> JobWorker:
+    """Run what is due, retries too, until the queue is empty."""
+    async with client_of(config) as client:
+        worker = JobWorker.of(settings_of(config, *functions, **more), client, {}, RedisLink())
+        while await client.zcard(config.queue_name):
+            await worker.run_due()
+            await asyncio.sleep(0.005)
+        return worker
+
+
+async def dead_letters(client: ArqRedis, queue: str = QUEUE) -> list[DeadEntry]:
+    return [entry async for entry in SetAside.dlq(cast("RedisClient", client), queue).scan()]
+
+
+async def calls(client: ArqRedis) -> dict[str, int]:
+    """How often each command was called; those inside scripts count, too."""
+    stats = await client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
+
+
+class Process:
+    """A worker in a process of its own: `job_worker.py`."""
+
+    def __init__(self, config: WorkerConfig, log: Path, **environment: object) -> None:
+        known = {
+            f"WORKER_{name.upper()}": str(getattr(config, name))
+            for name in (
+                "health_file", "lease_timeout", "max_jobs", "poll_delay", "max_retries",
+                "retry_backoff", "retry_backoff_max", "job_timeout",
+            )
+        }  # fmt: skip
+        given = {f"WORKER_{name.upper()}": str(value) for name, value in environment.items()}
+        self.log = log
+        self.health_file = Path(given.get("WORKER_HEALTH_FILE", config.health_file))
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("job_worker.py"))],
+                stdout=output,
+                stderr=output,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(BASE),
+                    "WORKER_REDIS_DSN": config.redis_dsn.get_secret_value(),
+                    "WORKER_HEARTBEAT_INTERVAL": "0.25",
+                    **known,
+                    **given,
+                },
+            )
+
+    def send(self, signum: signal.Signals) -> None:
+        self._popen.send_signal(signum)
+
+    @property
+    def code(self) -> int | None:
+        return self._popen.poll()
+
+    async def exit(self, timeout: float = 20.0) -> int:
+        """Wait for its end and return its exit code."""
+        await until(lambda: self._popen.poll() is not None, timeout, "exit of the worker")
+        return self._popen.returncode
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def end(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGCONT)
+            self._popen.kill()
+        self._popen.wait()
+
+
+@contextlib.contextmanager
+def processes(config: WorkerConfig, folder: Path) -> Iterator[Callable[..., Process]]:
+    """Start workers with the function that this yields; all are gone at the end."""
+    started: list[Process] = []
+
+    def start(**environment: object) -> Process:
+        number = len(started)
+        environment.setdefault("health_file", folder / f"healthy-{number}")
+        started.append(Process(config, folder / f"worker-{number}.log", **environment))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.end()
+
+
+async def ran(client: ArqRedis) -> list[str]:
+    """What the tasks of `job_worker.py` wrote down, in order."""
+    return [item.decode() for item in await client.lrange("record", 0, -1)]

@@ -1,0 +1,283 @@
+"""The verbs of the queue, in any order, with a crash between any two of them.
+
+After each step every job must be in exactly one place: it waits, is held, is dead, or is done.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import redis as sync_redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from workerbase import keys, wire
+from workerbase.config import WorkerConfig
+from workerbase.connect import connect
+from workerbase.devtools.server import Server
+from workerbase.jobqueue import Ended, JobQueue, replay
+from workerbase.types import RedisClient
+
+QUEUE = "arq:queue"
+WORKERS = ("w0", "w1", "w2")
+IDS = ("a", "b", "c", "d")
+
+
+@dataclass
+class Model:
+    """What is true of one job."""
+
+    place: str = "nowhere"
+    """waits, held, lapsed (its worker died), dead, done or nowhere."""
+    owner: str = ""
+    tries: int = 0
+    result: bool = False
+    crashed: bool = False
+    abort: bool = False
+
+
+class QueueMachine(RuleBasedStateMachine):
+    server: Server
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        config = WorkerConfig.model_validate({"redis_dsn": self.server.dsn})
+        self.client = connect(config.location)
+        self.raw = sync_redis.Redis(port=self.server.port)
+        self.raw.flushall()
+        redis = cast("RedisClient", self.client)
+        self.queues = {name: JobQueue(redis, QUEUE, name, 100.0) for name in WORKERS}
+        self.jobs = {job_id: Model() for job_id in IDS}
+        self.dead: list[str] = []
+
+    def teardown(self) -> None:
+        self.wait(self.client.aclose(close_connection_pool=True))
+        self.loop.close()
+        self.raw.close()
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    @initialize()
+    def start(self) -> None:
+        self.enqueue("a")
+
+    @rule(job_id=st.sampled_from(IDS))
+    def enqueue(self, job_id: str) -> None:
+        model = self.jobs[job_id]
+        added = self.wait(self.client.enqueue_job("any", _job_id=job_id))
+        exists = model.place in ("waits", "held", "lapsed") or model.result
+        assert (added is None) == exists
+        if added is not None:
+            # The count of a job that was dead or done is gone with it.
+            self.jobs[job_id] = Model("waits", abort=False)
+
+    @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4), free=st.integers(0, 4),
+          suspects=st.booleans(), aborts=st.booleans())  # fmt: skip
+    def claim(self, worker: str, most: int, free: int, suspects: bool, aborts: bool) -> None:
+        claims, next_due = self.wait(
+            self.queues[worker].claim(free, most, aborts=aborts, suspects=suspects)
+        )
+        assert len(claims) <= most
+        suspected = 0
+        for number, claim in enumerate(claims):
+            model = self.jobs[claim.job_id]
+            assert model.place in ("waits", "lapsed")
+            assert claim.job_try == model.tries + 1
+            assert claim.crashed == model.crashed
+            assert claim.job_try == 1 or number < free
+            assert claim.aborted == (aborts and model.abort)
+            suspected += claim.suspect
+            model.place, model.owner, model.tries = "held", worker, claim.job_try
+            model.crashed = False
+            model.abort = model.abort and not aborts
+        assert suspected <= suspects
+        left = [m for m in self.jobs.values() if m.place in ("waits", "lapsed")]
+        startable = [m for m in left if m.tries == 0]
+        if len(claims) < most and startable:
+            assert next_due is not None  # only behind one that waits for a slot
+            assert next_due <= 0
+        if not any(m.place in ("waits", "lapsed", "held") for m in self.jobs.values()):
+            assert next_due is None
+
+    def held_by(self, worker: str) -> list[str]:
+        return [j for j, m in self.jobs.items() if m.place == "held" and m.owner == worker]
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def renew(self, worker: str) -> None:
+        mine = self.held_by(worker)
+        assert sorted(self.wait(self.queues[worker].renew(IDS))) == sorted(set(IDS) - set(mine))
+        for job_id in mine:
+            assert self.raw.zscore(QUEUE, job_id) > (time.time() + 60) * 1000
+            assert self.raw.pttl("arq:in-progress:" + job_id) > 60_000
+
+    @precondition(lambda self: any(m.place == "held" for m in self.jobs.values()))
+    @rule(data=st.data())
+    def lease_ends(self, data: st.DataObject) -> None:
+        """Its worker died, and the time went by."""
+        job_id = data.draw(st.sampled_from([j for j, m in self.jobs.items() if m.place == "held"]))
+        score = self.raw.zscore(QUEUE, job_id)
+        self.raw.delete("arq:in-progress:" + job_id)
+        self.raw.zadd(QUEUE, {job_id: score - 200_000}, xx=True)
+        self.jobs[job_id].place, self.jobs[job_id].crashed = "lapsed", True
+
+    @rule(worker=st.sampled_from(WORKERS), job_ids=st.lists(st.sampled_from(IDS), unique=True),
+          keep=st.sampled_from([None, 0, 60_000]))  # fmt: skip
+    def finish(self, worker: str, job_ids: list[str], keep: int | None) -> None:
+        if not job_ids:
+            return
+        result = None if keep is None else wire.dumps({"r": 1})
+        lost = self.wait(self.queues[worker].finish([Ended(j, result, keep or 0) for j in job_ids]))
+        mine = self.held_by(worker)
+        assert sorted(lost) == sorted(set(job_ids) - set(mine))
+        for job_id in set(job_ids) & set(mine):
+            self.jobs[job_id] = Model("done", result=result is not None)
+            if result is not None:
+                assert (self.raw.pttl("arq:result:" + job_id) > 0) == (keep != 0)
+
+    @rule(worker=st.sampled_from(WORKERS), job_id=st.sampled_from(IDS), uncounted=st.booleans(),
+          rewrite=st.booleans())  # fmt: skip
+    def release(self, worker: str, job_id: str, uncounted: bool, rewrite: bool) -> None:
+        job = wire.dumps({"t": 1, "f": "new", "a": [], "k": {}, "et": 1}) if rewrite else b""
+        released = self.wait(self.queues[worker].release(job_id, 0.0, job=job, uncounted=uncounted))
+        model = self.jobs[job_id]
+        assert released == (job_id in self.held_by(worker))
+        if released:
+            model.place, model.crashed = "waits", False
+            model.tries -= uncounted
+            assert not rewrite or self.raw.get("arq:job:" + job_id) == job
+            assert self.raw.pttl("arq:job:" + job_id) > 0
+
+    @rule(worker=st.sampled_from(WORKERS), job_id=st.sampled_from(IDS),
+          bound=st.sampled_from([2, 100]))  # fmt: skip
+    def bury(self, worker: str, job_id: str, bound: int) -> None:
+        letter = [b"_id", job_id.encode()]
+        ended = Ended(job_id, None, 0)
+        dropped = self.wait(self.queues[worker].bury(ended, letter, bound))
+        if job_id not in self.held_by(worker):
+            assert dropped == -1
+            return
+        self.dead.append(job_id)
+        assert dropped == max(0, len(self.dead) - bound)
+        self.jobs[job_id] = Model("dead")
+        del self.dead[:dropped]
+
+    @precondition(lambda self: self.dead)
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.dead) - 1))
+        entry_id, fields = self.raw.xrange(keys.dlq(QUEUE))[index]
+        job_id = fields[b"_id"].decode()
+        job = wire.dumps({"t": 1, "f": "any", "a": [], "k": {}, "et": 1})
+        redis = cast("RedisClient", self.client)
+        answer = self.wait(replay(redis, QUEUE, entry_id.decode(), job_id, job))
+        if self.jobs[job_id].place in ("waits", "held", "lapsed"):
+            assert answer == -1
+            return
+        assert answer == 1
+        assert self.wait(replay(redis, QUEUE, entry_id.decode(), job_id, job)) == 0
+        del self.dead[index]
+        self.jobs[job_id] = Model("waits")
+
+    @rule(job_id=st.sampled_from(IDS))
+    def ask_to_abort(self, job_id: str) -> None:
+        self.raw.zadd("arq:abort", {job_id: time.time() * 1000})
+        self.jobs[job_id].abort = True
+
+    @invariant()
+    def each_job_is_in_exactly_one_place(self) -> None:
+        queued = {i.decode() for i in self.raw.zrange(QUEUE, 0, -1)}
+        for job_id, model in self.jobs.items():
+            owner = self.raw.get("arq:in-progress:" + job_id)
+            lives = model.place in ("waits", "held", "lapsed")
+            assert (job_id in queued) == lives, model
+            assert bool(self.raw.exists("arq:job:" + job_id)) == lives, model
+            assert (owner or b"").decode() == (model.owner if model.place == "held" else ""), model
+            assert int(self.raw.get("arq:retry:" + job_id) or 0) == (model.tries if lives else 0)
+            assert bool(self.raw.exists("arq:result:" + job_id)) == model.result, model
+        letters = [fields[b"_id"].decode() for _, fields in self.raw.xrange(keys.dlq(QUEUE))]
+        assert letters == self.dead
+
+
+def test_each_job_is_in_exactly_one_place_whatever_happens(server: Server) -> None:
+    QueueMachine.server = server
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.fixture
+def queue(client: RedisClient) -> JobQueue:
+    return JobQueue(client, QUEUE, "worker", 15.0)
+
+
+async def test_a_job_that_expires_while_it_waits_is_claimed_without_its_body(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    await client.execute_command("ZADD", QUEUE, 1, "gone")
+    (claim,), _ = await queue.claim(1, 1)
+    assert (claim.job_id, claim.job, claim.job_try) == ("gone", None, 1)
+
+
+async def test_a_job_that_expires_while_it_runs_is_not_brought_back_by_a_retry(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    await client.execute_command("ZADD", QUEUE, 1, "gone")
+    await queue.claim(1, 1)
+    assert await queue.release("gone", job=b"{}")
+    assert await client.execute_command("EXISTS", "arq:job:gone") == 0
+
+
+async def test_a_claim_says_when_the_next_job_is_due(queue: JobQueue, client: RedisClient) -> None:
+    now = time.time() * 1000
+    await client.execute_command("ZADD", QUEUE, 1, "a", 2, "b", now + 5_000, "later")
+    claims, next_due = await queue.claim(1, 2)
+    assert [claim.job_id for claim in claims] == ["a", "b"]
+    assert next_due is None  # full: it did not look any further
+    claims, next_due = await queue.claim(1, 2)
+    assert claims == []
+    assert next_due == pytest.approx(5.0, abs=0.5)
+    await client.execute_command("ZREM", QUEUE, "later")
+    _, next_due = await queue.claim(1, 2)
+    assert next_due == pytest.approx(12.0, abs=0.5)  # the end of the two leases
+
+
+async def test_a_lease_that_has_not_quite_ended_is_waited_for(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    # The clocks of server and worker differ, or somebody moved the score (Job.abort).
+    await client.execute_command("ZADD", QUEUE, 1, "job")
+    await client.execute_command("SET", "arq:in-progress:job", "other", "PX", 3_000)
+    claims, next_due = await queue.claim(1, 1)
+    assert claims == []
+    assert next_due == pytest.approx(3.0, abs=0.5)
+    score = float(await client.execute_command("ZSCORE", QUEUE, "job"))
+    assert score % 1 == 0.5
+    assert score == pytest.approx(time.time() * 1000 + 3_000, abs=500)
+
+
+async def test_a_finished_job_may_keep_its_id_from_plain_arqs_workers_for_a_while(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    await client.execute_command("ZADD", QUEUE, 1, "tick")
+    await queue.claim(1, 1)
+    await queue.finish([Ended("tick", None, 0, stay_ms=60_000)])
+    ttl = await client.execute_command("PTTL", "arq:in-progress:tick")
+    assert 50_000 < ttl <= 60_000

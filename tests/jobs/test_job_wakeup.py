@@ -1,0 +1,232 @@
+"""Wake-up: our clients' jobs start at once, plain arq's are found by polling; aborts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from arq import ArqRedis
+from arq.jobs import Job
+from jobkit import QUEUE, calls, client_of, until, working
+from workerbase import wire
+from workerbase.base import BaseArqService
+from workerbase.config import WorkerConfig
+from workerbase.delivery.arq import ArqAdapter
+from workerbase.devtools.server import Server
+from workerbase.task_utils import enqueue_in
+from workerbase.types import Ctx
+
+ConfigFor = Callable[..., WorkerConfig]
+
+
+@pytest.fixture
+def idle(server: Server, config_for: ConfigFor) -> WorkerConfig:
+    """A worker that polls so seldom that only being woken explains a quick start."""
+    return config_for(server, poll_delay=30, lease_timeout=60)
+
+
+def plain(config: WorkerConfig) -> ArqRedis:
+    """Plain arq's client."""
+    host, port = config.location.hosts[0]
+    return ArqRedis(host=host, port=port, job_serializer=wire.dumps, job_deserializer=wire.loads)
+
+
+WAYS = ["async adapter", "sync adapter", "service", "enqueue_in", "client"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_enqueue_wakes_an_idle_worker(idle: WorkerConfig, way: str) -> None:
+    ran = asyncio.Event()
+
+    async def job(ctx: Ctx) -> None:
+        ran.set()
+
+    async with client_of(idle) as client, working(idle, job):
+        start = time.monotonic()
+        if way == "async adapter":
+            async with ArqAdapter(idle) as adapter:
+                await adapter.enqueue("job")
+        elif way == "sync adapter":
+            adapter = ArqAdapter(idle)
+            await asyncio.to_thread(adapter.enqueue_sync, "job")
+            adapter.close()
+        elif way == "service":
+            async with BaseArqService(idle) as service:
+                await service.enqueue_job("job")
+        elif way == "enqueue_in":
+            await enqueue_in({"redis": client}, 0.3, "job")
+        else:
+            await client.enqueue_job("job")
+        await asyncio.wait_for(ran.wait(), 5)
+        assert way != "enqueue_in" or time.monotonic() - start >= 0.29
+
+
+async def test_each_of_many_enqueues_wakes_whoever_is_idle(idle: WorkerConfig) -> None:
+    # While others run, the head of the queue is a job with a lease.
+    ran: list[int] = []
+    go = asyncio.Event()
+
+    async def hold(ctx: Ctx) -> None:
+        await go.wait()
+
+    async def job(ctx: Ctx, number: int) -> None:
+        ran.append(number)
+
+    async with client_of(idle) as client, working(idle, job, hold), working(idle, job, hold):
+        await client.enqueue_job("job", -1, _defer_by=3600)
+        for _ in range(5):
+            await client.enqueue_job("hold")
+        for number in range(50):
+            await client.enqueue_job("job", number)
+            await until(lambda n=number: n in ran, 5)  # type: ignore[misc]
+        go.set()
+
+
+async def test_what_is_enqueued_while_nobody_listens_is_found_when_listening_again(
+    idle: WorkerConfig,
+) -> None:
+    ran = asyncio.Event()
+
+    async def job(ctx: Ctx) -> None:
+        ran.set()
+
+    async with client_of(idle) as client, working(idle, job):
+        async with client.pipeline(transaction=True) as pipe:
+            new = client.new_job("job")
+            pipe.client_kill_filter(_type="pubsub")
+            pipe.set(new.keys[0], cast("bytes", new.args[1]))
+            pipe.zadd(QUEUE, {new.job_id: 1})
+            await pipe.execute()
+        await asyncio.wait_for(ran.wait(), 5)
+
+
+async def test_plain_arqs_enqueue_is_found_by_polling(
+    server: Server, config_for: ConfigFor
+) -> None:
+    ran = asyncio.Event()
+
+    async def job(ctx: Ctx) -> None:
+        ran.set()
+
+    config = config_for(server, poll_delay=0.3)
+    async with working(config, job):
+        client = plain(config)
+        await client.enqueue_job("job")
+        await client.aclose(close_connection_pool=True)
+        await asyncio.wait_for(ran.wait(), 5)
+
+
+@pytest.mark.parametrize("aborts", [False, True])
+async def test_an_idle_worker_sends_less_than_five_commands_a_second(
+    server: Server, config_for: ConfigFor, aborts: bool
+) -> None:
+    config = config_for(server, poll_delay=1.0, lease_timeout=15)
+    async with client_of(config) as client, working(config, allow_abort_jobs=aborts):
+        await client.config_resetstat()
+        await asyncio.sleep(3)
+        used = await calls(client)
+    used.pop("info", None)
+    used.pop("config|resetstat", None)
+    assert 0 < sum(used.values()) / 3 < 5, used
+
+
+# --- abort
+
+
+async def test_a_job_is_aborted_while_it_runs_and_before_it_starts(
+    server: Server, config_for: ConfigFor
+) -> None:
+    began: list[str] = []
+
+    async def hold(ctx: Ctx, name: str) -> None:
+        began.append(name)
+        await asyncio.sleep(30)
+
+    config = config_for(server, max_jobs=1, max_retries=5)
+    async with client_of(config) as client:
+        async with working(config, hold, allow_abort_jobs=True) as worker:
+            running = await client.enqueue_job("hold", "running")
+            await until(lambda: began)
+            waiting = await client.enqueue_job("hold", "waiting")
+            deferred = await client.enqueue_job("hold", "deferred", _defer_by=3600)
+            assert running
+            assert waiting
+            assert deferred
+            assert all(
+                await asyncio.gather(
+                    *(
+                        job.abort(timeout=10, poll_delay=0.02)
+                        for job in (deferred, waiting, running)
+                    )
+                )
+            )
+            assert worker.aborting_tasks == set()
+            await until(lambda: not worker.tasks)
+        assert began == ["running"]
+        assert await client.zrange("arq:abort", 0, -1) == []
+        assert await client.exists("arq:queue:dlq", QUEUE) == 0  # wanted, so no dead letter
+
+
+async def test_a_request_to_abort_a_job_that_was_done_does_not_hit_the_next_of_its_id(
+    server: Server, config_for: ConfigFor
+) -> None:
+    async def job(ctx: Ctx) -> str:
+        await asyncio.sleep(0.7)  # longer than the period of looking for requests
+        return "done"
+
+    config = config_for(server)
+    async with client_of(config) as client:
+        async with working(config, job, allow_abort_jobs=True, keep_result=0):
+            first = await client.enqueue_job("job", _job_id="same")
+            assert first
+            await until(lambda: _none(client))
+            assert await Job("same", client).abort(timeout=5, poll_delay=0.01) is False
+            assert await client.zscore("arq:abort", "same")
+        async with working(config, job, allow_abort_jobs=True):
+            again = await client.enqueue_job("job", _job_id="same")
+            assert again
+            assert await again.result(timeout=5) == "done"
+
+
+async def _none(client: Any) -> bool:
+    return await client.zcard(QUEUE) == 0
+
+
+async def test_an_abort_that_the_job_ignores_does_not_hit_the_next_of_its_id(
+    server: Server, config_for: ConfigFor
+) -> None:
+    began: list[object] = []
+
+    async def job(ctx: Ctx) -> str:
+        began.append(ctx["job_try"])
+        try:
+            await asyncio.sleep(30 if len(began) < 3 else 0)
+        except asyncio.CancelledError:
+            if len(began) == 1:
+                return "ignored"
+            raise
+        return "done"
+
+    config = config_for(server)
+    async with client_of(config) as client:
+        async with working(
+            config, job, allow_abort_jobs=True, keep_result=0.05, drain=0.05
+        ) as worker:
+            first = await client.enqueue_job("job", _job_id="same")
+            assert first
+            await until(lambda: began)
+            assert await first.abort(timeout=5, poll_delay=0.005) is False
+            await until(lambda: not worker.tasks)
+            await until(lambda: _free(client))
+            second = await client.enqueue_job("job", _job_id="same")
+            assert second
+            await until(lambda: len(began) == 2)
+            assert "same" not in worker.aborting_tasks
+        # The stop cancelled the second, which is handed back, not aborted.
+        async with working(config, job):
+            assert await second.result(timeout=5) == "done"
+
+
+async def _free(client: Any) -> bool:
+    return not await client.exists("arq:result:same", "arq:job:same")
