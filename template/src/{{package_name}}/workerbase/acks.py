@@ -35,6 +35,7 @@ class Acker:
         self._acked = acked
         self._waiting: dict[StreamName, list[EntryId]] = defaultdict(list)
         self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
 
     def add(self, delivery: Delivery) -> None:
         """Acknowledge a handled entry soon."""
@@ -55,8 +56,9 @@ class Acker:
 
     async def flush(self) -> None:
         """Acknowledge what waits; what Redis did not confirm waits on."""
-        for stream, ids in list(self._waiting.items()):
-            while batch := ids[:BATCH]:
-                await self._redis.execute_command("XACK", stream, self._group, *batch)
-                del ids[: len(batch)]
-                self._acked(stream, batch)
+        async with self._lock:
+            for stream, ids in list(self._waiting.items()):
+                while batch := ids[:BATCH]:
+                    await self._redis.execute_command("XACK", stream, self._group, *batch)
+                    del ids[: len(batch)]
+                    self._acked(stream, batch)

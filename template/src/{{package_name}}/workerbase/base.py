@@ -13,24 +13,26 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
+from zoneinfo import ZoneInfo
 
-from arq.connections import ArqRedis
 from arq.constants import default_queue_name, job_key_prefix
 from arq.cron import CronJob
 from arq.jobs import Job
 from arq.worker import Function, Worker, func
 from arq.worker import Retry as ArqRetry
+from pydantic import ValidationError
 
 from . import deadletter, health, keys, scripts, wire
-from .config import WorkerConfig
+from .config import WorkerConfig, health_path
 from .connect import OUTAGE_ERRORS, connect
 from .errors import PayloadError, SettingsError, WorkerError
 from .events import RETRIES, EventRouter
 from .health import Heartbeat, Vitals
+from .jobqueue import QueueClient
 from .retry import ErrorTypes, RetryPolicy
 from .settle import REQUEUE_TASK
-from .task_utils import options_of
-from .types import Ctx, FieldValue, Hook, RedisClient
+from .task_utils import Task
+from .types import Call, Ctx, FieldValue, Hook, RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ async def _requeue(ctx: Ctx, stream_name: str, payload: Mapping[str, FieldValue]
         [job_id, keys.DEDUP_TTL_MS if failure else 1, bound, *wire.flatten(fields)],
     )
     if dropped > 0:
-        logger.error("%s is full: its oldest %d entries were dropped", target, dropped)
+        logger.error(deadletter.FULL, target, dropped)
 
 
 def _failure_id(ctx: Ctx, fields: Mapping[str, str]) -> str:
@@ -144,7 +146,7 @@ async def base_startup(ctx: Ctx) -> None:
     """Create the health file and enter the lifespan; harmless if that was done.
 
     Raises:
-        OSError: the health file cannot be written.
+        ConfigError: the health file cannot be written.
     """
     config = _config_of(ctx)
     heartbeat = ctx.get("heartbeat")
@@ -280,7 +282,7 @@ class BaseArqWorkerSettings:
         ConfigError: (at definition) the environment is wrong and no ``config`` is given.
     """
 
-    functions: ClassVar[Sequence[Function | TaskFunction]] = CORE_FUNCTIONS
+    functions: ClassVar[Sequence[Function | Task[..., Any] | TaskFunction]] = CORE_FUNCTIONS
     cron_jobs: ClassVar[Sequence[CronJob] | None] = None
     max_jobs: ClassVar[int] = 20
     job_timeout: ClassVar[float | timedelta] = 60
@@ -306,6 +308,7 @@ class BaseArqWorkerSettings:
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Resolve all settings of the new class."""
         super().__init_subclass__(**kwargs)
+        health.remove_stale(Path(health_path()))
         cls._declared = {n: v for n, v in vars(cls).items() if not n.startswith("_")}
         declared = cls._inherited()
         if redis := declared.keys() & {"redis_settings", "redis_pool"}:
@@ -316,11 +319,6 @@ class BaseArqWorkerSettings:
             )
             raise SettingsError(msg)
         cls._check_deserializer(declared)
-        if "max_tries" in declared:
-            declared.setdefault("max_retries", declared["max_tries"])
-            if declared["max_tries"] != declared["max_retries"]:
-                msg = f"{cls.__name__}: max_tries is arq's name of max_retries; set one of them"
-                raise SettingsError(msg)
         config = cls._resolve_config(declared)
         for name, value in cls._resolve(declared, config).items():
             setattr(cls, name, value)
@@ -333,7 +331,9 @@ class BaseArqWorkerSettings:
             if base in (BaseArqWorkerSettings, object):
                 continue
             own = vars(base)
-            names = own.get("_declared") or {n: v for n, v in own.items() if n[0] != "_"}
+            names = own.get("_declared")
+            if names is None:  # a mixin; ours may have declared nothing
+                names = {n: v for n, v in own.items() if not n.startswith("_")}
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -341,7 +341,14 @@ class BaseArqWorkerSettings:
                     msg = f"{base.__name__}.{name} is no worker setting; {hint}"
                     raise SettingsError(msg)
                 if isinstance(value, staticmethod | classmethod):
-                    value = getattr(cls, name)  # noqa: PLW2901 - arq reads past descriptors
+                    # arq reads past descriptors, and a parent's attribute is resolved already.
+                    value = cast("Any", value).__get__(None, cls)  # noqa: PLW2901
+                # Two names of one setting: the nearest class that uses either of them decides.
+                if name == "max_tries":
+                    if names.get("max_retries", value) != value:
+                        msg = f"{base.__name__}: max_tries is arq's name of max_retries; set one"
+                        raise SettingsError(msg)
+                    name = "max_retries"  # noqa: PLW2901
                 found.setdefault(name, value)
         return found
 
@@ -369,7 +376,12 @@ class BaseArqWorkerSettings:
                 changes[name] = value.total_seconds()
         if not changes:
             return config
-        return type(config).model_validate({**config.model_dump(), **changes})
+        try:
+            return type(config).model_validate({**config.model_dump(), **changes})
+        except ValidationError as exc:
+            problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors())
+            msg = f"{cls.__name__}: {problems}"
+            raise SettingsError(msg) from None
 
     @classmethod
     def _resolve(cls, declared: dict[str, object], config: WorkerConfig) -> dict[str, object]:
@@ -384,6 +396,7 @@ class BaseArqWorkerSettings:
             "job_serializer": wire.dumps,
             "job_deserializer": wire.loads,
             "job_completion_wait": int(config.drain_seconds),
+            "timezone": ZoneInfo(config.timezone),
             # The key that `arq --check` reads lives one second longer than this.
             "health_check_interval": 15,
             **declared,
@@ -406,12 +419,17 @@ class BaseArqWorkerSettings:
     @classmethod
     def _functions(cls, own: Sequence[object]) -> tuple[Function, ...]:
         functions: dict[str, Function] = {}
+        if callable(own):
+            msg = f"{cls.__name__}.functions must be a list or a tuple; is a comma missing in (…,)?"
+            raise SettingsError(msg)
         for task in (*CORE_FUNCTIONS, *own):
-            if not isinstance(task, Function):
+            if isinstance(task, Task):
+                task = task.for_arq()  # noqa: PLW2901
+            elif not isinstance(task, Function):
                 if not inspect.iscoroutinefunction(task):
                     msg = f"{cls.__name__}.functions: {task!r} is not an async function"
                     raise SettingsError(msg)
-                task = func(cast("Any", task), **options_of(task))  # noqa: PLW2901
+                task = func(cast("Any", task))  # noqa: PLW2901
             if functions.setdefault(task.name, task) is not task:
                 msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
                 raise SettingsError(msg)
@@ -429,7 +447,7 @@ class BaseArqService:
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
         self._config = config
-        self._pool: ArqRedis | None = None
+        self._pool: QueueClient | None = None
         self._lock = asyncio.Lock()
 
     async def init(self) -> None:
@@ -462,8 +480,12 @@ class BaseArqService:
         """Close the connection."""
         await self.close()
 
-    async def enqueue_job(self, function: str, *args: object, **kwargs: object) -> Job | None:
-        """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
+    async def enqueue_job(
+        self, function: str | Call, *args: object, **kwargs: object
+    ) -> Job | None:
+        """Enqueue a job, by name or as ``some_task.job(…)``.
+
+        ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
 
         Returns:
             The job, or None if a job with this ``_job_id`` exists.
@@ -475,7 +497,7 @@ class BaseArqService:
         pool = await self._open()
         return await pool.enqueue_job(function, *args, **cast("dict[str, Any]", kwargs))
 
-    async def _open(self) -> ArqRedis:
+    async def _open(self) -> QueueClient:
         async with self._lock:
             if self._pool is None:
                 config = self._config = self._config or WorkerConfig.load()

@@ -36,8 +36,6 @@ class Breaker:
     def failed(self, message_id: str) -> bool:
         """Note a failure that may pass; true if that opened the breaker."""
         if self.is_open:
-            self._pause = min(self._pause * 2, MAX_PAUSE_S)
-            self._probe_at = self._clock() + self._pause
             return False
         self._failing.add(message_id)
         if len(self._failing) < self._threshold:
@@ -47,8 +45,13 @@ class Breaker:
         return True
 
     def may_probe(self) -> bool:
-        """Whether one message may be tried now; grants it only once per pause."""
+        """Whether one message may be tried now; each grant doubles the pause before the next.
+
+        The pause does not grow with failures: those that were running when the breaker opened
+        all fail at once.
+        """
         if not self.is_open or self._clock() < self._probe_at:
             return False
+        self._pause = min(self._pause * 2, MAX_PAUSE_S)
         self._probe_at = self._clock() + self._pause
         return True

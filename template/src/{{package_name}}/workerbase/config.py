@@ -4,10 +4,11 @@
 import difflib
 import os
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
 from arq.connections import RedisSettings
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .connect import RedisLocation, arq_settings
@@ -57,8 +58,10 @@ class WorkerConfig(BaseSettings):
     """How long one run of a job may take."""
     keep_result: float = Field(default=3600.0, ge=0)
     """How long the result of a job can be read."""
-    poll_delay: Seconds = 0.5
-    """How often arq's queue is polled."""
+    poll_delay: Seconds = 1.0
+    """How often the queue is polled, for jobs that plain arq enqueued; ours wake the worker."""
+    timezone: str = "UTC"
+    """Time zone of cron jobs, such as Europe/Berlin: the same for all workers."""
 
     max_retries: int = Field(default=5, ge=1)
     """Tries in all before a message or job is given up."""
@@ -93,11 +96,9 @@ class WorkerConfig(BaseSettings):
     """How long a stop waits for running work; unset means the longer of the two timeouts."""
     health_file: str = Field(default=DEFAULT_HEALTH_FILE, min_length=1)
     """The heartbeat file that the probe reads."""
-    heartbeat_interval: Seconds = 5.0
+    heartbeat_interval: float = Field(default=5.0, ge=0.25)
     """How often the heartbeat is written; after four missed ones the worker counts as stuck."""
-    log_level: str = Field(
-        default="INFO", pattern="^(?i:debug|info|warning|error|critical)$", validate_default=True
-    )
+    log_level: str = Field(default="INFO", pattern="^(?i:debug|info|warning|error|critical)$")
 
     @field_validator("redis_dsn")
     @classmethod
@@ -105,18 +106,24 @@ class WorkerConfig(BaseSettings):
         RedisLocation.parse(value.get_secret_value())
         return value
 
-    @model_validator(mode="after")
-    def _check_order(self) -> Self:
-        if self.heartbeat_interval * 4 < 1:
-            msg = "heartbeat_interval must be at least 0.25 s"
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError):
+            msg = f"{value!r} is no time zone of this system; for example Europe/Berlin"
+            raise ValueError(msg) from None
+        return value
+
+    @field_validator("retry_backoff_max")
+    @classmethod
+    def _check_order(cls, value: float, info: ValidationInfo) -> float:
+        least = float(info.data.get("retry_backoff", 0.0))
+        if value < least:
+            msg = f"must not be less than retry_backoff ({least:g} s)"
             raise ValueError(msg)
-        if self.retry_backoff_max < self.retry_backoff:
-            msg = (
-                f"retry_backoff_max ({self.retry_backoff_max:g} s) must not be less than "
-                f"retry_backoff ({self.retry_backoff:g} s)"
-            )
-            raise ValueError(msg)
-        return self
+        return value
 
     @classmethod
     def load(cls) -> Self:
@@ -140,16 +147,16 @@ class WorkerConfig(BaseSettings):
 
     @classmethod
     def unknown_variables(cls) -> list[str]:
-        """Describe each environment variable that has our prefix and names no setting."""
+        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
         prefix = str(cls.model_config.get("env_prefix", ""))
-        known = {prefix + name.upper() for name in cls.model_fields}
+        known = {name.upper() for name in cls.model_fields}
         found: list[str] = []
-        for name in sorted(os.environ):
-            if name.upper().startswith(prefix) and name.upper() not in known:
-                near = difflib.get_close_matches(name.upper(), known, 1)
-                found.append(
-                    f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
-                )
+        for name in sorted({*os.environ, *dotenv_values(".env")}):
+            rest = name.upper().removeprefix(prefix)
+            if name.upper().startswith(prefix) and rest not in known:
+                near = difflib.get_close_matches(rest, known, 1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                found.append(f"{name} is no setting{hint}")
         return found
 
     @property
@@ -169,10 +176,5 @@ class WorkerConfig(BaseSettings):
 
     def retry_policy(self, permanent: ErrorTypes = (), transient: ErrorTypes = ()) -> RetryPolicy:
         """Return the policy for messages and jobs, with the project's own error classes."""
-        return RetryPolicy(
-            max_retries=self.max_retries,
-            base=self.retry_backoff,
-            cap=self.retry_backoff_max,
-            permanent=permanent,
-            transient=transient,
-        )
+        backoff, most = self.retry_backoff, self.retry_backoff_max
+        return RetryPolicy(self.max_retries, backoff, most, permanent, transient)

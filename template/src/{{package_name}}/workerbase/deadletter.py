@@ -19,8 +19,17 @@ ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
 ENTRY_ID = "_entry_id"
+JOB, HISTORY = "_job", "_history"
+"""The serialized job of a dead job, and its failures, newest last."""
 
-MAX_ERROR, MAX_TRACEBACK = 1_000, 8_000
+FULL = (
+    "%s is full: its oldest %d entries were dropped; replay or purge them in time, or raise "
+    "WORKER_DLQ_MAX_ENTRIES"
+)
+
+MAX_DIGITS = 10
+"""A longer number is none; Python refuses to read it from 4,300 digits on."""
+MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
 
 # Not kept when a message goes back to work: where it failed last says nothing about the next
 # try, and an entry should not drag a traceback through the stream.
@@ -33,12 +42,23 @@ def describe_failure(error: BaseException, stream: StreamName, entry_id: str) ->
     trace = "".join(traceback.format_exception(error))
     return {
         ERROR_TYPE: type(error).__name__,
-        ERROR: str(error)[:MAX_ERROR],
-        TRACEBACK: trace[-MAX_TRACEBACK:],
+        ERROR: _writable(text_of(error)[:MAX_ERROR]),
+        TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
         ENTRY_ID: entry_id,
     }
+
+
+def history_entry(error: BaseException, attempt: int, *, dead: bool) -> dict[str, object]:
+    """Return one failure of a job, as its history keeps it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    entry: dict[str, object] = {
+        "attempt": attempt,
+        "at": now,
+        "error": f"{type(error).__name__}: {error}"[:MAX_ERROR],
+    }
+    return {**entry, "dead": True} if dead else entry
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:
@@ -85,8 +105,22 @@ def fingerprint(payload: Payload) -> str:
     """Return a short name for "the same error": ids and numbers in its text do not count."""
     text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
     parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
-    return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()[:8]
+    name = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha1(name, usedforsecurity=False).hexdigest()[:8]
+
+
+def text_of(error: BaseException) -> str:
+    """Return ``str(error)``, whatever its class makes of that."""
+    try:
+        return str(error)
+    except Exception as exc:  # a failure must not fail to be told
+        return f"its text cannot be had ({type(exc).__name__})"
+
+
+def _writable(text: str) -> str:
+    """Return ``text`` without lone surrogates, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _number(value: str | None) -> int:
-    return int(value) if value and value.isdecimal() else 0
+    return int(value) if value and value.isdecimal() and len(value) < MAX_DIGITS else 0

@@ -6,18 +6,20 @@ hundred. Each change is one atomic step per entry: a replay that is interrupted 
 neither loses a message nor sends it twice.
 """
 
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias, cast
 
-from . import deadletter, keys, scripts, wire
+from . import deadletter, jobqueue, keys, scripts, wire
 from .events import DATA, ID, TYPE
 from .types import EntryId, Payload, RedisClient, StreamName
 
 PAGE = 500
 
-ReplayResult: TypeAlias = Literal["replayed", "gone", "capped"]
+ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists"]
+"""``exists``: a job with the id of the dead one waits or runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class DeadEntry:
         return int(self.entry_id.partition("-")[0]) / 1000
 
     @property
+    def is_job(self) -> bool:
+        """Whether it is a job, and not a message of a stream."""
+        return deadletter.JOB in self.payload
+
+    @property
     def replays(self) -> int:
         """How often the message was replayed."""
         return int(self.payload.get(deadletter.REPLAYS, "0"))
@@ -69,6 +76,7 @@ class DeadEntry:
             "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
             "data": self.payload.get(DATA, ""),
+            "history": json.loads(self.payload.get(deadletter.HISTORY, "[]")),
             "traceback": self.payload.get(deadletter.TRACEBACK, ""),
         }
 
@@ -154,6 +162,7 @@ class SetAside:
         after: str = "",
         until: str = "+",
         most: int | None = None,
+        looked: Callable[[int], object] | None = None,
     ) -> AsyncIterator[DeadEntry]:
         """Yield the entries, oldest first.
 
@@ -162,23 +171,27 @@ class SetAside:
             after: start behind this id.
             until: stop behind this id; nothing at all if it is empty.
             most: look at no more than so many entries, matching or not.
+            looked: called after each page with the number of entries in it.
         """
         now = time.time()
-        last = after
+        start = f"({after}" if after else "-"
+        if wanted is not None and wanted.entry_id and until:
+            start = until = wanted.entry_id
         looked_at = 0
         while until and (most is None or looked_at < most):
             count = PAGE if most is None else min(PAGE, most - looked_at)
-            page = await self._page(last, until, count)
+            page = await self._page(start, until, count)
             for entry in page:
                 if wanted is None or wanted.matches(entry, now):
                     yield entry
             looked_at += len(page)
+            if looked is not None:
+                looked(len(page))
             if not page:
                 return
-            last = page[-1].entry_id
+            start = f"({page[-1].entry_id}"
 
-    async def _page(self, after: str, until: str, count: int) -> list[DeadEntry]:
-        start = f"({after}" if after else "-"
+    async def _page(self, start: str, until: str, count: int) -> list[DeadEntry]:
         # redis-py decodes this reply to (id, {name: value}) pairs.
         reply = await self._redis.execute_command("XRANGE", self.name, start, until, "COUNT", count)
         rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
@@ -190,10 +203,12 @@ class SetAside:
             for entry_id, fields in rows
         ]
 
-    async def groups(self, wanted: Filter | None = None) -> list[Group]:
+    async def groups(
+        self, wanted: Filter | None = None, looked: Callable[[int], object] | None = None
+    ) -> list[Group]:
         """Count the entries by error, the most frequent first."""
         groups: dict[str, Group] = {}
-        async for entry in self.scan(wanted):
+        async for entry in self.scan(wanted, looked=looked):
             key = entry.fingerprint
             group = groups.get(key)
             if group is None:
@@ -205,9 +220,17 @@ class SetAside:
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def replay(self, entry: DeadEntry, max_replays: int) -> ReplayResult:
-        """Send a message back to its stream with all its tries, unless that was done too often."""
+        """Send it back to its stream or queue with all its tries, unless it went too often."""
         if entry.replays >= max_replays:
             return "capped"
+        if entry.is_job:
+            job = wire.encode(entry.payload[deadletter.JOB])
+            done = await jobqueue.replay(
+                self._redis, self.stream, entry.entry_id, entry.payload[ID], job
+            )
+            if done < 0:
+                return "exists"
+            return "replayed" if done else "gone"
         return await self._move(entry, deadletter.replayed(entry.payload))
 
     async def unpark(self, entry: DeadEntry) -> bool:

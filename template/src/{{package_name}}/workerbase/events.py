@@ -10,6 +10,7 @@ router = EventRouter()
 async def confirm(event: OrderPlaced, ctx: EventContext) -> None: ...
 """
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .deadletter import MAX_DIGITS
 from .errors import InvalidEventError, RegistrationError, UnknownEventError
 from .keys import check_stream_name
 from .lease import Delivery
@@ -102,7 +104,8 @@ class EventRouter:
         """Register the decorated function for ``model``; type checkers compare the two.
 
         Raises:
-            RegistrationError: the model has no type or stream, or another handler has it.
+            RegistrationError: the model has no type or stream, another handler has it, or the
+                function is not async.
         """
         if not model.event_type or not model.stream:
             msg = (
@@ -112,6 +115,9 @@ class EventRouter:
             raise RegistrationError(msg)
 
         def register(handler: Handler[E]) -> Handler[E]:
+            if not inspect.iscoroutinefunction(handler):
+                msg = f"the handler of {model.__name__} is not an async function: {handler!r}"
+                raise RegistrationError(msg)
             routes = self._routes.setdefault(model.stream, {})
             name = model.event_type.encode()
             if name in routes:
@@ -189,10 +195,10 @@ class Head:
                 case b"_id":
                     head.message_id = fields[index + 1].decode(errors="replace")
                 case b"_retries":
-                    if fields[index + 1].isdigit():
+                    if fields[index + 1].isdigit() and len(fields[index + 1]) < MAX_DIGITS:
                         head.attempt = int(fields[index + 1]) + 1
                     else:
-                        head.problem = f"_retries is {fields[index + 1]!r}, not a number"
+                        head.problem = f"_retries is {fields[index + 1][:20]!r}, not a number"
                 case _:
                     pass
         if head.event_type is None:

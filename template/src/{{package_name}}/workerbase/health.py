@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from uuid import uuid4
 
 from . import probe
+from .errors import ConfigError
 from .link import RedisLink
 from .types import RedisClient
 
@@ -80,11 +81,17 @@ class Heartbeat:
             redis: asked with PING whether Redis is there, beside what other loops notice.
 
         Raises:
-            OSError: the file cannot be written.
+            ConfigError: the file cannot be written.
         """
         if self._tasks:
             return
-        self.beat()
+        try:
+            self.beat()
+        except OSError as exc:
+            msg = (
+                f"cannot write the health file {self.path} ({exc.strerror}): set WORKER_HEALTH_FILE"
+            )
+            raise ConfigError(msg) from exc
         self.link.on_change = self._wake.set
         self._tasks.append(asyncio.create_task(self._run(), name="heartbeat"))
         if redis is not None:
@@ -148,6 +155,20 @@ class Heartbeat:
             else (overdue.overdue_at or 0.0) + OVERDUE_MARGIN_S,
             "overdue": None if overdue is None else overdue.overdue,
         }
+
+
+def remove_stale(path: Path) -> None:
+    """Remove a health file whose writer no longer runs; harmless to a worker that does.
+
+    Plain arq runs no code of ours before it connects, except where the settings are defined.
+    """
+    with contextlib.suppress(OSError):  # not ours to remove, and no reason not to start
+        try:
+            gone = probe.who_is_gone(json.loads(path.read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError):
+            return  # not a health file
+        if gone:
+            remove(path)
 
 
 def remove(path: Path) -> None:

@@ -8,6 +8,9 @@ key                               type    lives
 ``{stream}:dlq``                  stream  until replayed or purged; bounded
 ``{stream}:parked``               stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``   string  `DEDUP_TTL_MS`
+``{queue}:dlq``                   stream  the same for dead jobs
+``{queue}:cron:{name}``           string  `TICK_TTL_MS`: the last tick that was enqueued
+``{queue}:wake``                  pubsub  channel that tells idle workers of new jobs
 ================================  ======  ==========================================
 """
 
@@ -25,6 +28,9 @@ It only has to outlast two workers that run one requeue job side by side, which 
 its in-progress key (job timeout + 10 s) has run out. A job that runs again after a crash is
 recognized without this key: requeueing removes it from the queue in the same atomic step.
 """
+
+TICK_TTL_MS = 31 * 86_400_000
+"""How long the last tick of a cron job is remembered, in milliseconds."""
 
 _STREAM_NAME = re.compile(r"[^\s\x00-\x1f]{1,200}")
 
@@ -44,18 +50,28 @@ def requeued(stream: StreamName, failure: str) -> str:
     return f"{stream}:requeued:{failure}"
 
 
+def wake(queue: str) -> str:
+    """Return the channel on which idle workers of ``queue`` are woken."""
+    return f"{queue}:wake"
+
+
+def tick(queue: str, cron_job: str) -> str:
+    """Return the key that remembers the last tick of a cron job."""
+    return f"{queue}:cron:{cron_job}"
+
+
 def requeue_job_id(stream: StreamName, entry_id: str) -> str:
     """Return the id of the arq job that requeues this entry: one failure, one job."""
     return f"requeue:{stream}:{entry_id}"
 
 
-def check_stream_name(name: str) -> str:
+def check_stream_name(name: object) -> StreamName:
     """Return ``name`` if it can be a work stream.
 
     Raises:
-        ValueError: it is empty, has blanks or control characters, or ends like a DLQ.
+        ValueError: it is no text, is empty, has blanks or control characters, or ends like a DLQ.
     """
-    if not _STREAM_NAME.fullmatch(name):
+    if not isinstance(name, str) or not _STREAM_NAME.fullmatch(name):
         msg = f"stream name {name!r} must be 1-200 characters without blanks"
         raise ValueError(msg)
     if name.endswith((DLQ_SUFFIX, PARKED_SUFFIX)):

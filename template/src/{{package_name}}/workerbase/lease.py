@@ -9,6 +9,7 @@ less than one lease, so that a dead worker's entries are taken over within one.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from . import scripts, wire
 from .types import EntryId, RedisClient, StreamName
@@ -31,6 +32,12 @@ class Delivery:
     """Names and values in turn, as Redis sends them."""
     deliveries: int = 1
     """How often Redis has delivered the entry, this time included."""
+    started: bool = False
+    """A slot has it. What has not started is handed back at once when the worker stops."""
+
+
+Held: TypeAlias = dict[StreamName, dict[EntryId, Delivery]]
+"""What this consumer has and has not settled: the entries whose leases it renews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,14 @@ class Leases:
         self._group = group
         self._consumer = consumer
         self._min_idle_ms = int(timeout * IDLE_SHARE * 1000)
+
+    async def any_expired(self) -> bool:
+        """Whether there is something to `reclaim`: one cheap command, for it is asked often."""
+        rows = await self._redis.execute_command(
+            "XPENDING", self.stream, self._group, "IDLE", self._min_idle_ms, "-", "+", 1,
+            parse_detail=True,
+        )  # fmt: skip
+        return bool(rows)
 
     async def renew(self, ids: Collection[EntryId]) -> list[EntryId]:
         """Start the leases of ``ids`` anew; return those that others have taken over."""

@@ -6,6 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from arq.constants import default_queue_name
+from redis.exceptions import ResponseError
+
 from .connect import OUTAGE_ERRORS
 from .types import RedisClient
 
@@ -13,7 +16,14 @@ logger = logging.getLogger(__name__)
 
 MAX_DELAY_S = 1.0
 """Work resumes within two seconds of Redis's return, so no wait may be longer than this."""
+REFUSED_S = 2.0
+"""A refusal counts so long, for a Redis that is read-only or full still answers other loops.
+Longer than `MAX_DELAY_S`: what was refused is tried again before."""
 LOG_EVERY_S = 10.0
+CHECK_TIMEOUT_S = 2.0
+
+_WRITE_CHECK = ("ZADD", default_queue_name, "XX", 0, "")
+"""Changes nothing, and is refused where a write would be; PING is answered even then."""
 
 
 class RedisLink:
@@ -22,6 +32,7 @@ class RedisLink:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._down_since: float | None = None
+        self._refused_until = 0.0
         self._log_after = 0.0
         self._logged = False
         self._failures = 0
@@ -31,13 +42,15 @@ class RedisLink:
 
     @property
     def up(self) -> bool:
-        """Whether the last command reached Redis."""
+        """Whether Redis answers, and takes what we write."""
         return self._down_since is None and self.ok_at is not None
 
     def ok(self) -> None:
         """Note that Redis answered."""
         was_up = self.up
         self.ok_at = self._clock()
+        if self.ok_at < self._refused_until:
+            return
         if self._down_since is not None and self._logged:
             logger.info("Redis is back after %.1f s", self.ok_at - self._down_since)
         self._down_since = None
@@ -47,8 +60,10 @@ class RedisLink:
             self.on_change()
 
     def failed(self, error: BaseException, doing: str) -> float:
-        """Note that Redis did not answer while ``doing``; return how long to wait, in seconds."""
+        """Note that Redis failed while ``doing``; return how long to wait, in seconds."""
         now = self._clock()
+        if isinstance(error, ResponseError):
+            self._refused_until = now + REFUSED_S
         if self._down_since is None:
             self._down_since = now
             if self.on_change:
@@ -71,10 +86,12 @@ class RedisLink:
         await asyncio.sleep(self.failed(error, doing))
 
     async def watch(self, redis: RedisClient, period: float) -> None:
-        """Ask Redis every ``period`` seconds whether it is there, until cancelled."""
+        """Ask Redis every ``period`` seconds whether it takes a write, until cancelled."""
         while True:
             try:
-                await redis.execute_command("PING")
+                # Plain arq's client would try for half a minute before it tells.
+                check = redis.execute_command(*_WRITE_CHECK)
+                await asyncio.wait_for(check, CHECK_TIMEOUT_S)
             except OUTAGE_ERRORS as exc:
                 await self.wait_after(exc, "checking the connection")
             else:

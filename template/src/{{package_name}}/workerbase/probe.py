@@ -61,16 +61,23 @@ def check(path: str, *, ready: bool) -> str:
         return f"heartbeat file {path} cannot be read: {exc}"
     try:
         return _judge(beat, ready)
-    except (KeyError, TypeError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         return f"heartbeat file {path} is not one of ours: {exc!r}"
 
 
-def _judge(beat: dict[str, object], ready: bool) -> str:
-    now = time.monotonic()
+def who_is_gone(beat: dict[str, object]) -> str:
+    """Say why the process that wrote ``beat`` no longer runs; empty if it does."""
     if beat["kernel_boot"] != kernel_boot():
         return "the heartbeat is from before the machine started"
     if process_start(int(str(beat["pid"]))) != beat["pid_start"]:
         return f"the worker (pid {beat['pid']}) is gone"
+    return ""
+
+
+def _judge(beat: dict[str, object], ready: bool) -> str:
+    if gone := who_is_gone(beat):
+        return gone
+    now = time.monotonic()
     age = now - float(str(beat["at"]))
     max_age = float(str(beat["max_age"]))
     if not 0 <= age <= max_age:

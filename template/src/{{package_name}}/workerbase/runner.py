@@ -54,7 +54,8 @@ async def serve(
     logger.info("Redis is at %s", config.location)
     try:
         ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
-        jobs = JobWorker(settings, redis, ctx, link)
+        jobs = JobWorker.of(settings, redis, ctx, link)
+        heartbeat.watch(jobs.vitals)
         try:
             await jobs.startup()
             services = Services()
@@ -124,7 +125,8 @@ def run(load: Callable[[], Settings]) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(settings))
     except WorkerError as exc:
-        logger.critical("the worker failed: %s", exc, exc_info=exc)
+        # A wrong setting is told in a sentence; for the rest, the cause's traceback is needed.
+        logger.critical("the worker failed: %s", exc, exc_info=not isinstance(exc, ConfigError))
         return 1
     return 0
 

@@ -226,12 +226,193 @@ redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """)
 
-# KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms
-# arq's enqueue_job in one step. Returns 0 if a job with this id exists.
-enqueue = Script("""
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+# --- jobs: arq's keys, see `arq.constants`
+#
+# A claimed job's score in the queue is the end of its lease: it is due again if its worker dies,
+# and no fleet is so large that running jobs hide the waiting ones. The in-progress key holds the
+# owner's name and lasts as long.
+
+_ENQUEUE = """
+local function enqueue(job_id, job, expiry, due, channel)
+  if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
+  redis.call('SET', KEYS[1], job, 'PX', expiry)
+  redis.call('ZADD', KEYS[3], due, job_id)
+  local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
+  if head == job_id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
+    redis.call('PUBLISH', channel, job_id)
+  end
+  return 1
+end
+"""
+
+# KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms, wake channel
+# arq's enqueue_job in one step; idle workers are woken. Returns 0 if a job with this id exists.
+enqueue = Script(_ENQUEUE + "return enqueue(unpack(ARGV))")
+
+# KEYS job key, result key, queue, tick key  ARGV those of `enqueue`, tick in ms, its ttl in ms
+# The same for a tick of a cron job, unless that tick or a later one was enqueued before.
+enqueue_tick = Script(
+    _ENQUEUE
+    + """
+local last = tonumber(redis.call('GET', KEYS[4]))
+if last and last >= tonumber(ARGV[6]) then return 0 end
+redis.call('SET', KEYS[4], ARGV[6], 'PX', ARGV[7])
+return enqueue(unpack(ARGV, 1, 5))
+"""
+)
+
+# KEYS queue  ARGV now in ms, free slots, most, lease in ms, worker, count's ttl in ms, aborts
+# Claims due jobs, oldest first: up to `most`, but beyond the free slots only such as never were
+# claimed, for the others may be what killed their worker. Returns the score of the first job
+# that it left ('' if there is none), then for each claimed job: id, score, job (false if it
+# expired), number of this try, and 1 if it is to be aborted.
+claim = Script("""
+local now, free, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local function prefixed(prefix, ids)
+  local keys = {}
+  for i, id in ipairs(ids) do keys[i] = prefix .. id end
+  return redis.call('MGET', unpack(keys))
+end
+local reply, scores, claimed, from = {''}, {}, 0, 0
+while claimed < most and from < 5000 do
+  local size = from > claimed and 100 or most - claimed
+  local page = redis.call('ZRANGE', KEYS[1], from, from + size - 1, 'WITHSCORES')
+  local ids = {}
+  for i = 1, #page, 2 do
+    if tonumber(page[i + 1]) > now then
+      reply[1] = page[i + 1]
+      break
+    end
+    ids[#ids + 1] = page[i]
+  end
+  if #ids == 0 then break end
+  local owners = prefixed('arq:in-progress:', ids)
+  local tries = prefixed('arq:retry:', ids)
+  local jobs = prefixed('arq:job:', ids)
+  for i, id in ipairs(ids) do
+    local try = (tonumber(tries[i]) or 0) + 1
+    if owners[i] then
+      from = from + 1
+      if owners[i] ~= '1' then  -- not plain arq's: its score was moved (Job.abort)
+        scores[#scores + 1] = now + math.max(redis.call('PTTL', 'arq:in-progress:' .. id), 1)
+        scores[#scores + 1] = id
+      end
+    elseif claimed >= most or try > 1 and claimed >= free then
+      most = claimed
+      reply[1] = page[i * 2]
+      break
+    else
+      claimed = claimed + 1
+      from = from + 1
+      redis.call('SET', 'arq:in-progress:' .. id, ARGV[5], 'PX', ARGV[4])
+      redis.call('SET', 'arq:retry:' .. id, try, 'PX', ARGV[6])
+      scores[#scores + 1] = now + tonumber(ARGV[4])
+      scores[#scores + 1] = id
+      local abort = ARGV[7] == '1' and redis.call('ZREM', 'arq:abort', id) or 0
+      for _, value in ipairs({id, page[i * 2], jobs[i], try, abort}) do
+        reply[#reply + 1] = value
+      end
+    end
+  end
+  if reply[1] ~= '' then break end
+end
+if #scores > 0 then redis.call('ZADD', KEYS[1], 'XX', unpack(scores)) end
+return reply
+""")
+
+# KEYS queue  ARGV worker, end of the lease in ms, lease in ms, job id...
+# Returns the ids that the worker no longer owns.
+renew_jobs = Script("""
+local keys, scores, lost = {}, {}, {}
+for i = 4, #ARGV do keys[#keys + 1] = 'arq:in-progress:' .. ARGV[i] end
+for i, owner in ipairs(redis.call('MGET', unpack(keys))) do
+  local id = ARGV[i + 3]
+  if owner == ARGV[1] then
+    redis.call('PEXPIRE', keys[i], ARGV[3])
+    scores[#scores + 1] = ARGV[2]
+    scores[#scores + 1] = id
+  else
+    lost[#lost + 1] = id
+  end
+end
+if #scores > 0 then redis.call('ZADD', KEYS[1], 'XX', unpack(scores)) end
+return lost
+""")
+
+# KEYS queue  ARGV worker, then for each job: id, result, its ttl in ms (0: for ever, '': no
+# result), and for how long its in-progress key stays, in ms
+# Ends jobs. Returns the ids that the worker no longer owned: theirs were left alone.
+finish = Script("""
+local progress, done, keys, lost = {}, {}, {}, {}
+for i = 2, #ARGV, 4 do progress[#progress + 1] = 'arq:in-progress:' .. ARGV[i] end
+for n, owner in ipairs(redis.call('MGET', unpack(progress))) do
+  local i = n * 4 - 2
+  local id, result, ttl, stay = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if owner == ARGV[1] then
+    if ttl == '0' then redis.call('SET', 'arq:result:' .. id, result)
+    elseif ttl ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ttl) end
+    if stay == '0' then keys[#keys + 1] = progress[n]
+    else redis.call('PEXPIRE', progress[n], stay) end
+    keys[#keys + 1] = 'arq:job:' .. id
+    keys[#keys + 1] = 'arq:retry:' .. id
+    done[#done + 1] = id
+  else
+    lost[#lost + 1] = id
+  end
+end
+if #done > 0 then
+  redis.call('ZREM', KEYS[1], unpack(done))
+  redis.call('ZREM', 'arq:abort', unpack(done))
+  redis.call('DEL', unpack(keys))
+end
+return lost
+""")
+
+# KEYS queue, DLQ  ARGV worker, job id, result, its ttl in ms ('' for none), bound, name, value...
+# Ends a job as a dead letter. Returns -1 if the worker no longer owned it, else how many of the
+# oldest dead letters had to go.
+bury = Script(
+    _BOUNDED_ADD
+    + """
+local id = ARGV[2]
+if redis.call('GET', 'arq:in-progress:' .. id) ~= ARGV[1] then return -1 end
+local dropped = bounded_add(KEYS[2], tonumber(ARGV[5]), 6)
+if ARGV[4] == '0' then redis.call('SET', 'arq:result:' .. id, ARGV[3])
+elseif ARGV[4] ~= '' then redis.call('SET', 'arq:result:' .. id, ARGV[3], 'PX', ARGV[4]) end
+redis.call('ZREM', KEYS[1], id)
+redis.call('ZREM', 'arq:abort', id)
+redis.call('DEL', 'arq:job:' .. id, 'arq:retry:' .. id, 'arq:in-progress:' .. id)
+return dropped
+"""
+)
+
+# KEYS queue  ARGV worker, job id, due in ms, job ('' as it was), uncounted, wake channel
+# Lets a job run again, and if `uncounted` is 1 as if it had not been claimed. Returns 0 if the
+# worker no longer owned it.
+release = Script("""
+local id = ARGV[2]
+if redis.call('GET', 'arq:in-progress:' .. id) ~= ARGV[1] then return 0 end
+if ARGV[4] ~= '' then redis.call('SET', 'arq:job:' .. id, ARGV[4], 'XX', 'KEEPTTL') end
+redis.call('ZADD', KEYS[1], 'XX', ARGV[3], id)
+redis.call('DEL', 'arq:in-progress:' .. id)
+if ARGV[5] == '1' then
+  redis.call('DECR', 'arq:retry:' .. id)
+  redis.call('PUBLISH', ARGV[6], id)
+end
+return 1
+""")
+
+# KEYS DLQ, queue, job key, result key, retry key  ARGV entry id, job id, job, expiry in ms, due
+# in ms, wake channel
+# Enqueues a dead job again. Returns 0 if that was done before, -1 if a job with its id waits.
+replay_job = Script("""
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
+redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4])
+redis.call('DEL', KEYS[4], KEYS[5])
+redis.call('ZADD', KEYS[2], ARGV[5], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[1])
+redis.call('PUBLISH', ARGV[6], ARGV[2])
 return 1
 """)
 

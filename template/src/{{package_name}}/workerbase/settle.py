@@ -7,6 +7,8 @@ entry stays ours, its lease is renewed, and the step is repeated until Redis tak
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from arq.constants import job_key_prefix
@@ -14,6 +16,7 @@ from arq.jobs import serialize_job
 
 from . import deadletter, keys, scripts, wire
 from .connect import OUTAGE_ERRORS
+from .events import Head
 from .lease import Delivery
 from .link import RedisLink
 from .retry import DeadLetter, Retry
@@ -28,9 +31,41 @@ Outcome: TypeAlias = Literal[
 ]
 """What became of one delivery; ``held`` means that the breaker keeps it for another try."""
 
+Observer: TypeAlias = Callable[[Outcome, Delivery, Head, BaseException | None], None]
+
+
+class Outcomes:
+    """Counts what became of deliveries, logs failures and tells an observer."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self._observer = observer
+
+    def report(
+        self, outcome: Outcome, delivery: Delivery, head: Head, error: BaseException | None = None
+    ) -> None:
+        """Note one outcome."""
+        self.counts[outcome] += 1
+        if error is not None:
+            logger.warning(
+                "%s %s of %s: %s (%s: %s)",
+                (head.event_type or b"?").decode(errors="replace"),
+                head.message_id,
+                delivery.stream,
+                outcome.replace("_", " "),
+                type(error).__name__,
+                deadletter.text_of(error),
+            )
+        if self._observer is not None:
+            self._observer(outcome, delivery, head, error)
+
 
 class Settler:
-    """Settles the failed entries of one consumer."""
+    """Settles the failed entries of one consumer.
+
+    Raises:
+        RedisError, OSError: only while ``draining``; the entry is pending as it was.
+    """
 
     def __init__(
         self,
@@ -48,6 +83,8 @@ class Settler:
         self._consumer = consumer
         self._queue_name = queue_name
         self._dlq_max_entries = dlq_max_entries
+        self.draining = False
+        """Do not wait for Redis any more: what is not settled can be handed back."""
 
     async def retry(self, delivery: Delivery, error: BaseException, decision: Retry) -> Outcome:
         """Schedule the job that puts the message back into its stream."""
@@ -102,12 +139,7 @@ class Settler:
             ],
         )
         if dropped > 0:
-            logger.error(
-                "%s is full: its oldest %d entries were dropped; replay or purge them in time, "
-                "or raise WORKER_DLQ_MAX_ENTRIES",
-                target,
-                dropped,
-            )
+            logger.error(deadletter.FULL, target, dropped)
         if dropped < 0:
             return "lease_lost"
         return "parked" if parking else "dead_lettered"
@@ -119,6 +151,8 @@ class Settler:
             try:
                 result = await script(self._redis, keys_, args)
             except OUTAGE_ERRORS as exc:
+                if self.draining:
+                    raise
                 await self._link.wait_after(exc, f"settling an entry of {keys_[0]}")
             else:
                 self._link.ok()

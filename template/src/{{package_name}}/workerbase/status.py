@@ -22,9 +22,11 @@ class QueueStatus:
 
     name: str
     due: int
-    """Jobs that should run now or are running."""
+    """Jobs that should run now."""
     deferred: int
-    """Jobs that wait for their time, retries of messages among them."""
+    """Jobs that run, or wait for their time; retries of messages among them."""
+    dlq: int
+    """Jobs that were given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ async def snapshot(redis: RedisClient, config: WorkerConfig, router: EventRouter
     version = info.get(f"{name}_version") or info.get("redis_version")
     due = int(await redis.execute_command("ZCOUNT", config.queue_name, "-inf", now_ms))
     total = int(await redis.execute_command("ZCARD", config.queue_name))
+    dead = int(await redis.execute_command("XLEN", keys.dlq(config.queue_name)))
     streams = [
         await _stream(redis, stream, config.consumer_group)
         for stream in (router.streams if router else ())
@@ -76,7 +79,7 @@ async def snapshot(redis: RedisClient, config: WorkerConfig, router: EventRouter
     return Status(
         redis=str(config.location),
         server=f"{name} {version}",
-        queue=QueueStatus(config.queue_name, due, total - due),
+        queue=QueueStatus(config.queue_name, due, total - due, dead),
         streams=tuple(streams),
     )
 

@@ -2,26 +2,81 @@
 """Write tasks: retries, later and once-only scheduling, typed access to ``ctx``."""
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from arq.connections import ArqRedis
+from arq.cron import CronJob
 from arq.jobs import Job
+from arq.worker import Function, RetryJob, func
 from arq.worker import Retry as ArqRetry
-from arq.worker import RetryJob
 
 from .config import WorkerConfig
 from .errors import WorkerError
+from .jobqueue import QueueClient
 from .retry import ErrorTypes, Retry, RetryPolicy
-from .types import Ctx
+from .types import Call, Ctx
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_OPTIONS = "__worker_task__"
+
+class Task(Generic[P, R]):
+    """A task and how it is run; made by `task`.
+
+    It is called like the function that it wraps, in tests for example. `job` makes what is
+    enqueued, so that type checkers compare the arguments with the function's.
+    """
+
+    def __init__(
+        self,
+        function: Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]],
+        policy: RetryPolicy,
+        timeout: float | timedelta | None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.name = function.__qualname__
+        self.policy = policy
+        self.timeout = timeout
+        self._function = function
+
+    async def __call__(self, ctx: Ctx, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here and now."""
+        return await self._function(ctx, *args, **kwargs)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return the call of this task with these arguments, to be enqueued."""
+        return Call(self.name, args, kwargs)
+
+    @staticmethod
+    def of(function: Function | CronJob) -> "Task[..., Any] | None":
+        """Return the task that `for_arq` wrapped, if ``function`` is one."""
+        return cast("Task[..., Any] | None", getattr(function.coroutine, "task", None))
+
+    def for_arq(self) -> Function:
+        """Return the task as arq knows it.
+
+        Plain arq would not retry what raises, so the function is wrapped for it; our worker
+        takes the task out again (`of`) and applies the policy itself.
+        """
+
+        async def run(ctx: Ctx, /, *args: Any, **kwargs: Any) -> R:
+            try:
+                return await self._function(ctx, *args, **kwargs)
+            except (ArqRetry, RetryJob):
+                raise
+            except Exception as exc:
+                decision = self.policy.decide(exc, job_info(ctx).attempt)
+                if isinstance(decision, Retry):
+                    raise ArqRetry(decision.delay) from exc
+                raise
+
+        run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
+        options: dict[str, Any] = {"max_tries": self.policy.max_retries, "timeout": self.timeout}
+        return func(cast("Any", run), name=self.name, **options)
 
 
 def task(
@@ -32,14 +87,11 @@ def task(
     permanent: ErrorTypes = (),
     transient: ErrorTypes = (),
     timeout: float | timedelta | None = None,
-) -> Callable[
-    [Callable[Concatenate[Ctx, P], Awaitable[R]]],
-    Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]],
-]:
-    """Retry the task with exponential backoff and full jitter when it raises.
+) -> Callable[[Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]]], Task[P, R]]:
+    """Declare a task: retried with exponential backoff and full jitter when it raises.
 
-    arq by itself runs a task that raises only once. The last try raises its own exception, so
-    that the job is recorded as failed with the real reason.
+    The last try raises its own exception, so that the job is recorded as failed with the real
+    reason.
 
     Args:
         max_retries: tries in all.
@@ -50,31 +102,7 @@ def task(
         timeout: of one try, in seconds, instead of the worker's ``job_timeout``.
     """
     policy = RetryPolicy(max_retries, backoff, backoff_max, permanent, transient)
-
-    def decorate(
-        function: Callable[Concatenate[Ctx, P], Awaitable[R]],
-    ) -> Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]]:
-        @functools.wraps(function)
-        async def run(ctx: Ctx, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return await function(ctx, *args, **kwargs)
-            except (ArqRetry, RetryJob):
-                raise
-            except Exception as exc:
-                decision = policy.decide(exc, job_info(ctx).attempt)
-                if isinstance(decision, Retry):
-                    raise ArqRetry(decision.delay) from exc
-                raise
-
-        setattr(run, _OPTIONS, {"max_tries": max_retries, "timeout": timeout})
-        return run
-
-    return decorate
-
-
-def options_of(function: object) -> dict[str, Any]:
-    """Return what `task` declared, as arguments of ``arq.worker.func``."""
-    return cast("dict[str, Any]", getattr(function, _OPTIONS, {}))
+    return lambda function: Task(function, policy, timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +144,29 @@ def get_redis(ctx: Ctx) -> ArqRedis:
     return get(ctx, "redis", ArqRedis)
 
 
+async def enqueue(ctx: Ctx, function: str | Call, *args: object, **options: object) -> Job | None:
+    """Enqueue a job from within a job; None if its ``_job_id`` exists."""
+    redis = get_redis(ctx)
+    if isinstance(function, Call) and not isinstance(redis, QueueClient):  # plain arq's
+        args, options = function.args, {**function.kwargs, **options}
+        function = function.function
+    return await redis.enqueue_job(cast("str", function), *args, **cast("dict[str, Any]", options))
+
+
 def get_config(ctx: Ctx) -> WorkerConfig:
     """Return the worker's configuration."""
     return get(ctx, "config", WorkerConfig)
 
 
 async def enqueue_in(
-    ctx: Ctx, delay: float | timedelta, function: str, *args: object, **kwargs: object
+    ctx: Ctx, delay: float | timedelta, function: str | Call, *args: object, **kwargs: object
 ) -> Job | None:
     """Enqueue a job to run after ``delay`` (seconds); None if its ``_job_id`` exists."""
-    options = cast("dict[str, Any]", {**kwargs, "_defer_by": delay})
-    return await get_redis(ctx).enqueue_job(function, *args, **options)
+    return await enqueue(ctx, function, *args, **kwargs, _defer_by=delay)
 
 
 async def enqueue_at(
-    ctx: Ctx, when: datetime, function: str, *args: object, **kwargs: object
+    ctx: Ctx, when: datetime, function: str | Call, *args: object, **kwargs: object
 ) -> Job | None:
     """Enqueue a job to run at ``when``; None if its ``_job_id`` exists.
 
@@ -140,13 +176,12 @@ async def enqueue_at(
     if when.tzinfo is None:
         msg = f"{when!r} has no time zone"
         raise ValueError(msg)
-    options = cast("dict[str, Any]", {**kwargs, "_defer_until": when})
-    return await get_redis(ctx).enqueue_job(function, *args, **options)
+    return await enqueue(ctx, function, *args, **kwargs, _defer_until=when)
 
 
 async def enqueue_once(
-    ctx: Ctx, key: str, function: str, *args: object, **kwargs: object
+    ctx: Ctx, key: str, function: str | Call, *args: object, **kwargs: object
 ) -> Job | None:
     """Enqueue a job unless one with this ``key`` waits, runs or has a result; None then."""
-    options = cast("dict[str, Any]", {**kwargs, "_job_id": f"{function}:{key}"})
-    return await get_redis(ctx).enqueue_job(function, *args, **options)
+    name = function.function if isinstance(function, Call) else function
+    return await enqueue(ctx, function, *args, **kwargs, _job_id=f"{name}:{key}")

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, cast
 
-from arq.connections import ArqRedis
 from arq.jobs import Job
 from fakeredis import FakeAsyncRedis
 
@@ -29,6 +28,7 @@ from .delivery.streams import publish
 from .dlq import DeadEntry, SetAside
 from .events import Event, EventRouter, Head
 from .health import Heartbeat
+from .jobqueue import QueueClient
 from .jobs import JobWorker
 from .lease import Delivery
 from .link import RedisLink
@@ -96,8 +96,8 @@ class WorkerKit:
             "job_deserializer": wire.loads,
             "default_queue_name": self.config.queue_name,
         }
-        self.redis = ArqRedis(pool, **kind)
-        self._reader = raw_entries(ArqRedis(pool, **kind))
+        self.redis = QueueClient(pool, **kind)
+        self._reader = raw_entries(QueueClient(pool, **kind))
         self._client = cast("RedisClient", self.redis)
         heartbeat = Heartbeat(health_file, self.config.heartbeat_interval)
         own = cast("Ctx", getattr(settings, "ctx", {}))
@@ -193,8 +193,9 @@ class WorkerKit:
             await self._client.execute_command("ZADD", self.config.queue_name, "XX", 1, job_id)
         if not due:
             return False
-        worker = JobWorker(self.settings, self.redis, dict(self.ctx), RedisLink())
+        worker = JobWorker.of(self.settings, self.redis, dict(self.ctx), RedisLink())
         await worker.run_due()
-        result.jobs_complete += worker.jobs_complete
-        result.jobs_failed += worker.jobs_failed
+        counts = cast("Any", worker)  # arq leaves them unannotated
+        result.jobs_complete += counts.jobs_complete
+        result.jobs_failed += counts.jobs_failed
         return True

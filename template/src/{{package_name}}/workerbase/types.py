@@ -2,6 +2,7 @@
 """Type aliases and protocols shared by the base and by the project's own code."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NewType, Protocol, TypeAlias
 
 StreamName: TypeAlias = str
@@ -51,15 +52,14 @@ class SyncRedisClient(Protocol):
         ...
 
 
-class Enqueuer(Protocol):
-    """What can enqueue an arq job: `arq.ArqRedis`, for one."""
-
-    async def enqueue_job(
-        self, function: str, *args: object, **kwargs: object
-    ) -> object:  # pragma: no cover
-        """Enqueue ``function``; ``None`` means that a job with this id exists."""
-        ...
-
-
 Fields: TypeAlias = Mapping[str, FieldValue]
 """Fields on their way into a stream entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task and its arguments, checked where it is made: ``send_email.job(42)``."""
+
+    function: str
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]

@@ -2,70 +2,51 @@
 """How jobs and stream fields are written: JSON, never pickle.
 
 Pickle would let anybody who can write to Redis run code in the worker. JSON job arguments come
-back as JSON: a tuple as a list, a model as its fields. What JSON lacks is tagged.
+back as JSON: a tuple or a set as a list, a model as its fields. What JSON lacks is written as
+``{"__type__": name, "v": text}``; other dicts with these two keys are refused when they are read.
 """
 
-import base64
 import json
-from collections.abc import Iterable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from .errors import JobFailedError, PayloadError
-from .types import FieldValue, Payload, RedisArg
+from .types import Fields, Payload, RedisArg
 
-_TAG = "__type__"
+_MICROSECOND = timedelta(microseconds=1)
 
-
-def _encode(value: object) -> object:  # noqa: PLR0911 - a table
-    match value:
-        case BaseModel():
-            return value.model_dump(mode="json")
-        case BaseException():
-            return {_TAG: "error", "name": type(value).__name__, "text": str(value)}
-        case datetime():
-            return {_TAG: "datetime", "v": value.isoformat()}
-        case date():
-            return {_TAG: "date", "v": value.isoformat()}
-        case timedelta():
-            return {_TAG: "timedelta", "v": value.total_seconds()}
-        case bytes():
-            return {_TAG: "bytes", "v": base64.b64encode(value).decode()}
-        case Decimal() | UUID():
-            return {_TAG: type(value).__name__.lower(), "v": str(value)}
-        case Enum():
-            return cast("object", value.value)
-        case set() | frozenset():
-            return list(cast("Iterable[object]", value))
-        case _:
-            msg = f"{type(value).__name__} cannot be written as JSON; pass plain data or a model"
-            raise PayloadError(msg)
+# name, type, how it is written and how it is read; a datetime is a date, too, and comes first.
+_TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], object]], ...] = (
+    ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
+    ("date", date, date.isoformat, date.fromisoformat),
+    ("timedelta", timedelta, lambda v: v // _MICROSECOND, lambda v: v * _MICROSECOND),
+    ("bytes", bytes, lambda v: b64encode(v).decode(), b64decode),
+    ("decimal", Decimal, str, Decimal),
+    ("uuid", UUID, str, UUID),
+    ("error", BaseException, lambda v: f"{type(v).__name__}: {v}", JobFailedError),
+)
+_READ = {name: read for name, _, _, read in _TAGGED}
 
 
-def _decode(value: dict[str, object]) -> object:  # noqa: PLR0911 - a table
-    raw = value.get("v")
-    match value.get(_TAG):
-        case "error":
-            return JobFailedError(f"{value['name']}: {value['text']}")
-        case "datetime":
-            return datetime.fromisoformat(str(raw))
-        case "date":
-            return date.fromisoformat(str(raw))
-        case "timedelta":
-            return timedelta(seconds=float(str(raw)))
-        case "bytes":
-            return base64.b64decode(str(raw))
-        case "decimal":
-            return Decimal(str(raw))
-        case "uuid":
-            return UUID(str(raw))
-        case _:
-            return value
+def _encode(value: object) -> object:
+    for name, kind, write, _ in _TAGGED:
+        if isinstance(value, kind):
+            return {"__type__": name, "v": write(value)}
+    if isinstance(value, set | frozenset):
+        return list(cast("set[object]", value))
+    return to_jsonable_python(value)
+
+
+def _decode(value: dict[str, Any]) -> object:
+    if value.keys() != {"__type__", "v"}:
+        return value
+    return _READ[value["__type__"]](value["v"])
 
 
 def dumps(value: object) -> bytes:
@@ -74,7 +55,11 @@ def dumps(value: object) -> bytes:
     Raises:
         PayloadError: a value has no JSON form.
     """
-    return json.dumps(value, default=_encode, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, default=_encode, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        msg = f"cannot be written as JSON; pass plain data or a model: {exc}"
+        raise PayloadError(msg) from exc
 
 
 def loads(data: bytes) -> dict[str, object]:
@@ -85,7 +70,7 @@ def loads(data: bytes) -> dict[str, object]:
     """
     try:
         value: object = json.loads(data, object_hook=_decode)
-    except ValueError as exc:
+    except Exception as exc:
         msg = (
             "job is not JSON (pickled by plain arq? set a job_deserializer that reads both while "
             "you migrate: docs/adopting.md of the template)"
@@ -95,6 +80,18 @@ def loads(data: bytes) -> dict[str, object]:
         msg = f"job is {type(value).__name__}, not an object"
         raise PayloadError(msg)
     return cast("dict[str, object]", value)
+
+
+def shown(value: object) -> str:
+    """Write ``value`` as JSON to be looked at: what has no JSON form becomes its ``repr``."""
+
+    def lenient(item: object) -> object:
+        try:
+            return _encode(item)
+        except PayloadError:
+            return repr(item)
+
+    return json.dumps(value, default=lenient, ensure_ascii=False)
 
 
 def text(value: object) -> str:
@@ -115,27 +112,30 @@ def pairs(flat: Iterable[object]) -> Payload:
     return {text(name): text(value) for name, value in zip(values, values, strict=True)}
 
 
-def flatten(fields: Mapping[str, FieldValue]) -> list[bytes]:
+def flatten(fields: Fields) -> list[bytes]:
     """Turn a payload into the arguments of XADD.
 
     Raises:
         PayloadError: no fields at all, or a name or value that a stream entry cannot hold.
     """
     if not fields:
-        msg = "payload has no fields"
-        raise PayloadError(msg)
+        raise PayloadError("payload has no fields")
     flat: list[bytes] = []
-    for name, value in fields.items():
+    for name, value in cast("Mapping[object, object]", fields).items():
         # bool is an int to isinstance, and would come back as the text "True".
         if (
-            not isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+            not isinstance(name, str)
             or isinstance(value, bool)
-            or not isinstance(value, str | int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
+            or not isinstance(value, str | int | float)
         ):
             msg = (
                 f"payload field {name!r} is {type(value).__name__}; "
                 "use text or a number (and put nested data into one JSON field)"
             )
             raise PayloadError(msg)
-        flat += (encode(name), encode(value))
+        try:
+            flat += (encode(name), encode(value))
+        except UnicodeEncodeError as exc:
+            msg = f"payload field {name!r} is no text that Redis can hold: {exc.reason}"
+            raise PayloadError(msg) from exc
     return flat

@@ -2,18 +2,22 @@
 """What the commands share: the settings, a connection, output."""
 
 import asyncio
+import difflib
 import importlib
 import json
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar, cast
 
 import click
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
@@ -41,7 +45,13 @@ class App:
             SettingsError: there are none; whatever else the import raises is passed on.
         """
         module, _, name = self.settings_path.partition(":")
-        found = getattr(importlib.import_module(module), name, None)
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as exc:
+            if not f"{module}.".startswith(f"{exc.name}."):
+                raise  # the project's own import is broken: its traceback says where
+            msg = f"there is no module {exc.name!r}, where {self.settings_path} should be"
+            raise SettingsError(msg) from exc
         if not (isinstance(found, type) and issubclass(found, BaseArqWorkerSettings)):
             msg = f"{self.settings_path} is no subclass of BaseArqWorkerSettings"
             raise SettingsError(msg)
@@ -61,7 +71,7 @@ class App:
         """Run ``work`` with an open client.
 
         Raises:
-            click.ClickException: Redis does not answer.
+            click.ClickException: Redis does not answer, or refuses.
         """
         config = self.config
 
@@ -75,7 +85,7 @@ class App:
         try:
             return asyncio.run(main())
         except (RedisError, OSError) as exc:
-            msg = f"Redis at {config.location} does not do this: {exc}"
+            msg = f"Redis at {config.location}: {exc}"
             raise click.ClickException(msg) from exc
 
 
@@ -85,6 +95,27 @@ def client(redis: ArqRedis) -> RedisClient:
 
 
 pass_app = click.make_pass_decorator(App)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Say what ``name`` was probably meant to be, or else what there is."""
+    names = sorted(known)
+    found = difflib.get_close_matches(name, names, 1)
+    if found:
+        return f"did you mean {found[0]}?"
+    return f"there are: {', '.join(names)}" if names else "there are none"
+
+
+def plain_table(title: str) -> Table:
+    """Return a table without frame, so that eighty columns are enough; the title is not markup."""
+    return Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def print_json(data: object) -> None:

@@ -2,19 +2,22 @@
 """``dlq``: look at dead letters, send them back, delete them."""
 
 import asyncio
+import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import click
 from arq.connections import ArqRedis
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import keys
 from ..dlq import DeadEntry, Filter, Group, SetAside
-from .app import DURATION, App, ago, client, pass_app, print_json
+from .app import DURATION, App, ago, client, near, pass_app, plain_table, print_json
 
 Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
 """Does one change, or with True only says what it would come to."""
@@ -25,10 +28,17 @@ def dlq() -> None:
     """Look at dead letters, send them back, delete them."""
 
 
+def _entry_id(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value and re.fullmatch(r"\d+-\d+", value) is None:
+        msg = f"{value!r} is no id of an entry, such as 1700000000000-0"
+        raise click.BadParameter(msg)
+    return value
+
+
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which dead letters are meant."""
     options = (
-        click.option("--stream", help="Only this stream (all by default)."),
+        click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
         click.option("--type", "event_type", default="", help="Event type."),
         click.option("--error", default="", help="Part of the error, or its fingerprint."),
@@ -39,7 +49,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--older-than", type=DURATION, help="For example 2h."),
         click.option("--newer-than", type=DURATION, help="For example 30m."),
-        click.option("--id", "entry_id", default="", help="One entry."),
+        click.option("--id", "entry_id", default="", callback=_entry_id, help="One entry."),
         click.option("--json", "as_json", is_flag=True, help="Write JSON."),
     )
     for option in reversed(options):
@@ -47,10 +57,36 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _targets(app: App, redis: ArqRedis, stream: str | None, parked: bool) -> list[SetAside]:
-    streams = (stream,) if stream else app.router.streams
-    name = keys.parked if parked else keys.dlq
-    return [SetAside(client(redis), name(s.removesuffix(keys.DLQ_SUFFIX))) for s in streams]
+async def _targets(
+    app: App, redis: ArqRedis, stream: str | None, parked: bool
+) -> Sequence[SetAside]:
+    name, suffix = (keys.parked, keys.PARKED_SUFFIX) if parked else (keys.dlq, keys.DLQ_SUFFIX)
+    known = app.router.streams if parked else (*app.router.streams, app.config.queue_name)
+    streams = (stream.removesuffix(suffix),) if stream else known
+    targets = [SetAside(client(redis), name(s)) for s in streams]
+    # A stream that this worker no longer reads may still have dead letters.
+    if stream and streams[0] not in known and not await targets[0].size():
+        msg = f"{stream!r} is no stream or queue of this worker and has nothing set aside; "
+        raise click.BadParameter(msg + near(streams[0], known), param_hint="--stream")
+    return targets
+
+
+@asynccontextmanager
+async def _bar(targets: Sequence[SetAside]) -> AsyncGenerator[Callable[[int], object]]:
+    """Show how many entries were looked at, where somebody watches."""
+    console = Console(stderr=True)
+    total = sum([await target.size() for target in targets])
+    with Progress(
+        TextColumn("looking at"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 @dlq.command("ls")
@@ -61,8 +97,9 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
     wanted = Filter(**which)
 
     async def work(redis: ArqRedis) -> dict[str, list[Group]]:
-        targets = _targets(app, redis, stream, parked)
-        return {target.name: await target.groups(wanted) for target in targets}
+        targets = await _targets(app, redis, stream, parked)
+        async with _bar(targets) as looked:
+            return {target.name: await target.groups(wanted, looked) for target in targets}
 
     found = app.with_redis(work)
     if as_json:
@@ -71,16 +108,14 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
     now = time.time()
     for name, groups in found.items():
         total = sum(group.count for group in groups)
-        table = Table(title=f"{name}: {total:,}", title_justify="left")
+        table = plain_table(f"{name}: {total:,}")
         for column in ("error id", "count", "type", "reason", "error", "oldest", "newest"):
             table.add_column(column, justify="right" if column == "count" else "left")
         for group in groups:
             table.add_row(
                 group.fingerprint,
                 f"{group.count:,}",
-                group.event_type,
-                group.reason,
-                group.error,
+                *map(escape, (group.event_type, group.reason, group.error)),
                 ago(now - group.oldest),
                 ago(now - group.newest),
             )
@@ -99,11 +134,13 @@ def show(
 
     async def work(redis: ArqRedis) -> list[DeadEntry]:
         found: list[DeadEntry] = []
-        for target in _targets(app, redis, stream, parked):
-            async for entry in target.scan(wanted):
-                if len(found) == limit:
-                    return found
-                found.append(entry)
+        targets = await _targets(app, redis, stream, parked)
+        async with _bar(targets) as looked:
+            for target in targets:
+                async for entry in target.scan(wanted, looked=looked):
+                    found.append(entry)
+                    if len(found) == limit:
+                        return found
         return found
 
     entries = app.with_redis(work)
@@ -180,19 +217,16 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
 
     async def work(redis: ArqRedis) -> Counter[str]:
         done: Counter[str] = Counter()
-        targets = _targets(app, redis, stream, parked)
-        total = sum([await target.size() for target in targets])
-        with _progress(app, as_json) as progress:
-            bar = progress.add_task("looking at", total=total)
+        targets = await _targets(app, redis, stream, parked)
+        async with _bar(targets) as looked:
             for target in targets:
                 # What arrives while this runs is for the next run; a message that fails again at
                 # once would otherwise go round and round.
                 newest = await target.newest()
-                async for entry in target.scan(wanted, until=newest):
+                async for entry in target.scan(wanted, until=newest, looked=looked):
+                    done[await change(target, entry, dry_run)] += 1
                     if limit is not None and done[verb] >= limit:
                         return done
-                    done[await change(target, entry, dry_run)] += 1
-                    progress.advance(bar)
                     if rate is not None and not dry_run:
                         await asyncio.sleep(1 / rate)
         return done
@@ -207,14 +241,5 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
         click.echo(f"{done['gone']:,} were gone already")
     if done["capped"]:
         click.echo(f"{done['capped']:,} left: replayed too often (--max-replays)")
-
-
-def _progress(app: App, quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=app.console,
-        transient=True,
-        disable=quiet or not app.console.is_terminal,
-    )
+    if done["exists"]:
+        click.echo(f"{done['exists']:,} left: a job with the same id waits or runs")

@@ -1,17 +1,19 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
 """Run the worker, give it work, ask how it is."""
 
-import difflib
+import inspect
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from arq.connections import ArqRedis
+from arq.worker import Function
 from pydantic import ValidationError
+from rich.markup import escape
 from rich.table import Table
 
 from .. import health as health_file
@@ -19,10 +21,21 @@ from .. import probe
 from ..base import CORE_FUNCTIONS
 from ..config import health_path
 from ..delivery.streams import publish as publish_events
-from ..errors import InvalidEventError
+from ..errors import ConfigError, InvalidEventError
 from ..events import Event
 from ..status import Status, snapshot
-from .app import DURATION, App, ago, client, pass_app, print_json, read_json, setup_logging
+from .app import (
+    DURATION,
+    App,
+    ago,
+    client,
+    near,
+    pass_app,
+    plain_table,
+    print_json,
+    read_json,
+    setup_logging,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +48,12 @@ def run(app: App) -> None:
     The first signal drains: running work is finished, the rest is handed back. A second one
     leaves at once.
     """
-    health_file.remove(Path(health_path()))
+    path = Path(health_path())
+    try:
+        health_file.remove(path)
+    except OSError as exc:
+        msg = f"cannot remove the health file of a former run, {path}: {exc.strerror}"
+        raise ConfigError(msg) from exc
     from ..runner import run as run_worker  # noqa: PLC0415 - the stale file goes first
 
     settings = app.settings()
@@ -46,11 +64,6 @@ def run(app: App) -> None:
     sys.exit(run_worker(lambda: settings))
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
-
-
 def parse_event(app: App, event_type: str, data: object) -> Event:
     """Make an event of the router from JSON.
 
@@ -59,10 +72,17 @@ def parse_event(app: App, event_type: str, data: object) -> Event:
     """
     models = app.router.models
     if event_type not in models:
-        msg = f"no handler knows the event {event_type!r}; {_near(event_type, models)}"
+        msg = f"no handler knows the event {event_type!r}; {near(event_type, models)}"
         raise click.BadParameter(msg)
+    model = models[event_type]
+    if isinstance(data, dict) and model.model_config.get("extra") == "ignore":
+        # A reader ignores what it does not know; a person who types it has made a mistake.
+        known = {n for name, f in model.model_fields.items() for n in (name, f.alias) if n}
+        for name in cast("dict[str, object]", data).keys() - known:
+            msg = f"{event_type} has no field {name!r}; {near(name, known)}"
+            raise click.BadParameter(msg)
     try:
-        return models[event_type].model_validate(data)
+        return model.model_validate(data)
     except ValidationError as exc:
         raise click.BadParameter(str(InvalidEventError.of(event_type, exc))) from exc
 
@@ -100,16 +120,23 @@ def enqueue(
     app: App, task: str, arguments: tuple[str, ...], delay: float, job_id: str | None
 ) -> None:
     """Enqueue a job: TASK 42 '"text"' name=value. Arguments are JSON, or else text."""
-    core = {function.name for function in CORE_FUNCTIONS}
-    names = {getattr(f, "name", "") for f in app.settings().functions}
-    if task not in names:
-        msg = f"the worker has no task {task!r}; {_near(task, names - core)}"
+    tasks = {f.name: f for f in app.settings().functions if isinstance(f, Function)}
+    if task not in tasks:
+        names = tasks.keys() - {function.name for function in CORE_FUNCTIONS}
+        msg = f"the worker has no task {task!r}; {near(task, names)}"
         raise click.BadParameter(msg)
     args = [_value(text) for text in arguments if not _is_pair(text)]
     kwargs: dict[str, Any] = {
         name: _value(value)
         for name, _, value in (a.partition("=") for a in arguments if _is_pair(a))
     }
+    signature = inspect.signature(cast("Callable[..., object]", tasks[task].coroutine))
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError as exc:
+        expected = ", ".join(map(str, list(signature.parameters.values())[1:]))
+        msg = f"{task}({expected}): {exc}"
+        raise click.BadParameter(msg) from exc
 
     async def work(redis: ArqRedis) -> str | None:
         job = await redis.enqueue_job(
@@ -156,13 +183,13 @@ def status(app: App, as_json: bool) -> None:
 
 def status_table(found: Status) -> Table:
     """Draw the status."""
-    table = Table(title=f"{found.server} at {found.redis}", title_justify="left")
-    table.add_column("stream or queue", style="bold")
+    table = plain_table(f"{found.server} at {found.redis}")
+    table.add_column("stream", style="bold", overflow="fold")
     for name in ("waiting", "in work", "later", "oldest", "consumers", "parked", "DLQ"):
         table.add_column(name, justify="right")
     for stream in found.streams:
         table.add_row(
-            stream.name,
+            escape(stream.name),
             _count(stream.lag),
             _count(stream.pending),
             "",
@@ -172,7 +199,16 @@ def status_table(found: Status) -> Table:
             _count(stream.dlq, "red"),
         )
     queue = found.queue
-    table.add_row(f"{queue.name} (jobs)", _count(queue.due), "", _count(queue.deferred))
+    table.add_row(
+        f"{escape(queue.name)} (jobs)",
+        _count(queue.due),
+        "",
+        _count(queue.deferred),
+        "",
+        "",
+        "",
+        _count(queue.dlq, "red"),
+    )
     return table
 
 

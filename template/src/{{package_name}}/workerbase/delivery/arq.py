@@ -3,19 +3,16 @@
 
 jobs = ArqAdapter()
 jobs.enqueue_sync("send_email", 42)          # anywhere, also inside a running event loop
-await jobs.enqueue("send_email", 42)         # in async code
+await jobs.enqueue(send_email.job(42))       # in async code; type checkers see the arguments
 """
 
-import time
-from datetime import datetime, timedelta
 from typing import Any, cast
-from uuid import uuid4
 
-from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix
-from arq.jobs import Job, serialize_job
+from arq.jobs import Job
 
-from .. import scripts, wire
-from ..types import SyncRedisClient
+from .. import scripts
+from ..jobqueue import NewJob
+from ..types import Call, SyncRedisClient
 from .clients import AppClients
 
 
@@ -23,61 +20,30 @@ class ArqAdapter(AppClients):
     """Enqueues jobs, with or without an event loop.
 
     Raises (all methods):
+        RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
         ConfigError: the environment is wrong.
         redis.exceptions.RedisError: Redis did not take the job.
         arq.jobs.SerializationError: an argument has no JSON form.
     """
 
-    async def enqueue(self, function: str, *args: object, **kwargs: object) -> Job | None:
-        """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
+    async def enqueue(self, function: str | Call, *args: object, **kwargs: object) -> Job | None:
+        """Enqueue a job, by name or as ``some_task.job(…)``.
+
+        ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
 
         Returns:
             The job, or None if a job with this ``_job_id`` exists.
         """
-        return await self.for_loop.enqueue_job(function, *args, **cast("dict[str, Any]", kwargs))
+        return await self.for_loop.enqueue_job(function, *args, **kwargs)
 
-    def enqueue_sync(
-        self,
-        function: str,
-        *args: object,
-        _job_id: str | None = None,
-        _queue_name: str | None = None,
-        _defer_until: datetime | None = None,
-        _defer_by: float | timedelta | None = None,
-        _expires: float | timedelta | None = None,
-        **kwargs: object,
-    ) -> str | None:
-        """Enqueue a job without an event loop; the options are those of arq.
+    def enqueue_sync(self, function: str | Call, *args: object, **kwargs: Any) -> str | None:
+        """Enqueue a job without an event loop; the options are those of `enqueue`.
 
         Returns:
             The id of the job, or None if a job with this ``_job_id`` exists.
-
-        Raises:
-            ValueError: both ``_defer_until`` and ``_defer_by`` are given.
         """
-        if _defer_until is not None and _defer_by is not None:
-            msg = "give _defer_until or _defer_by, not both"
-            raise ValueError(msg)
-        now_ms = int(time.time() * 1000)
-        due_ms = now_ms + _ms(_defer_by)
-        if _defer_until is not None:
-            due_ms = int(_defer_until.timestamp() * 1000)
-        expires_ms = _ms(_expires) or max(due_ms - now_ms, 0) + expires_extra_ms
-        job_id = _job_id or uuid4().hex
-        job = serialize_job(function, args, kwargs, None, now_ms, serializer=wire.dumps)
-        added = scripts.enqueue.run_sync(
-            cast("SyncRedisClient", self.for_threads),
-            [
-                job_key_prefix + job_id,
-                result_key_prefix + job_id,
-                _queue_name or self.config.queue_name,
-            ],
-            [job_id, job, expires_ms, due_ms],
-        )
-        return job_id if added else None
-
-
-def _ms(seconds: float | timedelta | None) -> int:
-    if isinstance(seconds, timedelta):
-        seconds = seconds.total_seconds()
-    return int((seconds or 0) * 1000)
+        kwargs.setdefault("_queue_name", self.config.queue_name)
+        job = NewJob.of(function, *args, **kwargs)
+        client = cast("SyncRedisClient", self.for_threads)
+        added = scripts.enqueue.run_sync(client, job.keys, job.args)
+        return job.job_id if added else None

@@ -2,23 +2,23 @@
 """Redis clients for an application: one per event loop, one for code without a loop."""
 
 import asyncio
-import weakref
-from types import TracebackType
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Self
 
 import redis
-from arq.connections import ArqRedis
 
 from ..config import WorkerConfig
 from ..connect import connect, connect_sync
+from ..jobqueue import QueueClient
 
 
 class AppClients:
     """Opens clients when they are first needed.
 
     An asyncio client belongs to the event loop in which it was first used, so each loop gets its
-    own. The sync client is redis-py's: safe in threads, and after a fork each process opens
-    connections of its own.
+    own, closed when the loop ends as `asyncio.run` ends it. The sync client is redis-py's: safe
+    in threads, and after a fork each process opens connections of its own.
 
     Args:
         config: where Redis is; read from the environment if not given.
@@ -26,9 +26,9 @@ class AppClients:
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
         self._given = config
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ArqRedis] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._by_loop: dict[
+            asyncio.AbstractEventLoop, tuple[QueueClient, AsyncGenerator[None, None]]
+        ] = {}
         self._sync: redis.Redis | None = None
 
     @property
@@ -43,14 +43,26 @@ class AppClients:
         return self._given
 
     @property
-    def for_loop(self) -> ArqRedis:
+    def for_loop(self) -> QueueClient:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
-        client = self._by_loop.get(loop)
-        if client is None:
+        if loop not in self._by_loop:
             client = connect(self.config.location, self.config.queue_name)
-            self._by_loop[loop] = client
-        return client
+            closing = self._until_closed(loop, client)
+            with contextlib.suppress(StopIteration):
+                closing.__anext__().send(None)  # as far as its yield: now the loop knows of it
+            self._by_loop[loop] = client, closing
+        return self._by_loop[loop][0]
+
+    async def _until_closed(
+        self, loop: asyncio.AbstractEventLoop, client: QueueClient
+    ) -> AsyncGenerator[None, None]:
+        """Close ``client`` when this is closed: by `aclose`, or by the loop when it ends."""
+        try:
+            yield
+        finally:
+            del self._by_loop[loop]
+            await client.aclose(close_connection_pool=True)
 
     @property
     def for_threads(self) -> redis.Redis:
@@ -61,9 +73,9 @@ class AppClients:
 
     async def aclose(self) -> None:
         """Close the client of the running loop, and the sync one; they open again when used."""
-        client = self._by_loop.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose(close_connection_pool=True)
+        _, closing = self._by_loop.get(asyncio.get_running_loop(), (None, None))
+        if closing is not None:
+            await closing.aclose()
         self.close()
 
     def close(self) -> None:
@@ -76,11 +88,6 @@ class AppClients:
         """Open nothing yet."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the clients."""
         await self.aclose()

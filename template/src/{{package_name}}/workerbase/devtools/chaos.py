@@ -13,20 +13,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
 from arq.connections import ArqRedis
-from pydantic import SecretStr
+from arq.jobs import Job
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from ..config import WorkerConfig
-from ..connect import OUTAGE_ERRORS, connect
+from .. import wire
+from ..connect import OUTAGE_ERRORS, RedisLocation, connect
 from ..delivery.streams import publish
 from ..dlq import SetAside
 from ..types import RedisClient
@@ -64,6 +64,8 @@ class Report:
     dead_lettered: int = 0
     dead_lettered_good: int = 0
     """Messages that would have worked and went to the DLQ all the same."""
+    unfinished: int = 0
+    """Messages that were still in Redis when the run gave up."""
     lost: int = 0
     workers_killed: int = 0
     redis_restarts: int = 0
@@ -77,7 +79,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether nothing was lost, condemned or left behind."""
-        return self.lost == 0 and self.dead_lettered_good == 0 and not self.leftover_keys
+        return not (self.unfinished or self.lost or self.dead_lettered_good or self.leftover_keys)
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for ``--json``."""
@@ -94,7 +96,7 @@ class _Run:
         self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
         self.workers: list[asyncio.subprocess.Process] = []
         self.report = Report(server.version, plan.messages)
-        self.redis: ArqRedis = connect(WorkerConfig(redis_dsn=SecretStr(server.dsn)).location)
+        self.redis: ArqRedis = connect(RedisLocation.parse(server.dsn))
         self.client = cast("RedisClient", self.redis)
         self.finished = False
 
@@ -121,7 +123,7 @@ class _Run:
         """Start worker ``index``."""
         package = __name__.rpartition(".")[0]
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name[:7] != "WORKER_"},
             "WORKER_REDIS_DSN": self.server.dsn,
             "WORKER_CONSUMER_GROUP": GROUP,
             "WORKER_LEASE_TIMEOUT": str(self.plan.lease),
@@ -133,6 +135,8 @@ class _Run:
             "WORKER_JOB_TIMEOUT": "5",
             # Kills come from outside, too, and must not condemn a good message.
             "WORKER_MAX_DELIVERIES": "10",
+            # In the end only toxic messages are left, which is no outage to wait for.
+            "WORKER_BREAKER_THRESHOLD": "1000000",
             "WORKER_LOG_LEVEL": "CRITICAL",
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
@@ -140,7 +144,8 @@ class _Run:
         with contextlib.closing(log):
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"{package}.chaos_worker",
-                env=environment, stdout=log, stderr=log,
+                # Not where the project's .env lies.
+                env=environment, cwd=self.folder, stdout=log, stderr=log,
             )  # fmt: skip
 
     async def keep_workers(self) -> None:
@@ -214,6 +219,15 @@ class _Run:
             return False
         return handled + dead >= self.plan.messages and not pending and not queued
 
+    async def waiting(self) -> AsyncIterator[int]:
+        """Yield the numbers of the messages in the stream and in the jobs that retry them."""
+        async for entry in SetAside(self.client, STREAM).scan():
+            yield Work.model_validate_json(entry.payload["data"]).number
+        for job_id in await self.client.execute_command("ZRANGE", "arq:queue", 0, -1):
+            job = await Job(job_id.decode(), self.redis, _deserializer=wire.loads).info()
+            if job is not None:
+                yield Work.model_validate_json(job.args[1]["data"]).number
+
     async def count(self) -> None:
         """Fill the report from what is in Redis."""
         report = self.report
@@ -227,7 +241,10 @@ class _Run:
         report.duplicates = sum(times.values()) - len(times)
         report.dead_lettered = len(dead)
         report.dead_lettered_good = sum(kind == "good" for kind in dead.values())
-        report.lost = self.plan.messages - len(times.keys() | dead.keys())
+        settled = times.keys() | dead.keys()
+        waiting = {number async for number in self.waiting()} - settled
+        report.unfinished = len(waiting)
+        report.lost = self.plan.messages - len(settled) - len(waiting)
         known = (STREAM.encode(), HANDLED.encode())
         for key in await self.client.execute_command("KEYS", "*"):
             if not key.startswith(known) and int(await self.client.execute_command("TTL", key)) < 0:
@@ -240,6 +257,10 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
     Raises:
         NoServerError: there is no Redis server to start.
     """
+    current = asyncio.current_task()
+    if current is not None:
+        # A CI job that is called off leaves no workers and no server behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     with Server(persistent=True) as server, tempfile.TemporaryDirectory() as folder:
         run = _Run(plan, server, folder)
         console.print(
@@ -286,7 +307,8 @@ def report_table(report: Report) -> Table:
     verdict = "[green]nothing lost[/green]" if report.passed else "[red]FAILED[/red]"
     table = Table(title=f"Chaos: {verdict}", title_justify="left", show_header=False)
     for name, value in report.as_dict().items():
-        table.add_row(name.replace("_", " "), str(value) if value != [] else "-")
+        if not name.endswith("_s"):
+            table.add_row(name.replace("_", " "), str(value) if value != [] else "-")
     for name, times in (("recovery", report.recovery_s), ("resume", report.resume_s)):
         if times:
             summary = f"median {median(times):.1f} s, longest {max(times):.1f} s ({len(times)})"

@@ -9,6 +9,8 @@ import click
 
 from ..cli.app import App, pass_app, print_json
 
+SHARE = click.FloatRange(0, 1)
+
 
 @click.command()
 @click.option("--messages", default=24, show_default=True, type=click.IntRange(6, 10_000))
@@ -17,19 +19,34 @@ def demo(app: App, messages: int) -> None:
     """Show the worker at work on an embedded Redis; nothing has to be installed or running."""
     from .demo import run_demo  # noqa: PLC0415
 
-    sys.exit(asyncio.run(run_demo(app.console, messages)))
+    program = click.get_current_context().find_root().info_name or ""
+    sys.exit(asyncio.run(run_demo(app.console, messages, program)))
 
 
 @click.command()
 @click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--workers", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--producers", default=4, show_default=True, type=click.IntRange(1))
-@click.option("--kill", default=0.08, show_default=True, help="Chance of a SIGKILL each 250 ms.")
-@click.option("--restart", default=0.02, show_default=True, help="… of a Redis restart.")
 @click.option(
-    "--toxic", default=0.05, show_default=True, help="Share of messages that always fail."
+    "--kill", default=0.08, show_default=True, type=SHARE, help="Chance of a SIGKILL each 250 ms."
 )
-@click.option("--killers", default=5, show_default=True, help="Messages that kill their worker.")
+@click.option(
+    "--restart", default=0.02, show_default=True, type=SHARE, help="… of a Redis restart."
+)
+@click.option(
+    "--toxic",
+    default=0.05,
+    show_default=True,
+    type=SHARE,
+    help="Share of messages that always fail.",
+)
+@click.option(
+    "--killers",
+    default=5,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Messages that kill their worker.",
+)
 @click.option("--lease", default=5.0, show_default=True, help="Lease in seconds.")
 @click.option("--seed", type=int, help="Makes the faults come in the same order again.")
 @click.option("--timeout", default=900.0, show_default=True, help="Give up after so many seconds.")

@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import cast
 
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import keys, wire
 from ..base import BaseArqWorkerSettings
@@ -65,15 +68,36 @@ async def refund(event: Refund, ctx: EventContext) -> None:
 
 _LOOKS: dict[Outcome, tuple[str, str]] = {
     "handled": ("green", "handled"),
-    "retried": ("yellow", "failed, will be retried"),
+    "retried": ("yellow", "retry later"),
     "dead_lettered": ("red", "dead-lettered"),
-    "parked": ("magenta", "parked: no handler knows this type yet"),
+    "parked": ("magenta", "parked"),
     "held": ("yellow", "held back"),
-    "lease_lost": ("yellow", "left to another worker"),
-    "deleted": ("red", "deleted by somebody"),
+    "lease_lost": ("yellow", "lease lost"),
+    "deleted": ("red", "deleted"),
 }
 
+WORK, FAIL_TWICE, FAIL = "just work", "fail twice, then work", "fail every time"
+PERMANENT, INVALID, UNKNOWN = (
+    "raise PermanentError",
+    "have an invalid payload",
+    "have an unknown type",
+)
+
 _FINAL: tuple[Outcome, ...] = ("handled", "dead_lettered", "parked")
+
+
+class DemoConfig(WorkerConfig):
+    """Reads no variables and no ``.env``: the demo is the same everywhere."""
+
+    @classmethod
+    def settings_customise_sources(  # noqa: D102
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 async def _publish_all(redis: RedisClient, messages: int) -> dict[str, int]:
@@ -81,21 +105,17 @@ async def _publish_all(redis: RedisClient, messages: int) -> dict[str, int]:
     few = max(1, messages // 12)
     good = messages - 3 * few - 2
     plan: dict[str, list[Order] | list[Refund]] = {
-        "that just work": [Order(number=i) for i in range(1, good + 1)],
-        "that fail twice, then work": [Order(number=100 + i, fails=2) for i in range(few)],
-        "that never work": [Order(number=200 + i, fails=99) for i in range(few)],
-        "that cannot work (permanent error)": [Refund(number=300 + i) for i in range(few)],
+        WORK: [Order(number=i) for i in range(1, good + 1)],
+        FAIL_TWICE: [Order(number=good + i, fails=2) for i in range(1, few + 1)],
+        FAIL: [Order(number=good + few + i, fails=99) for i in range(1, few + 1)],
+        PERMANENT: [Refund(number=i) for i in range(1, few + 1)],
     }
     for events in plan.values():
         await publish(redis, *events)
     strange = ({"type": "order", "data": '{"number": "many"}'}, {"type": "holiday", "data": "{}"})
     for payload in strange:
         await redis.execute_command("XADD", STREAM, "*", *wire.flatten(payload))
-    return {
-        **{kind: len(events) for kind, events in plan.items()},
-        "with an invalid payload": 1,
-        "of an unknown type": 1,
-    }
+    return {kind: len(events) for kind, events in plan.items()} | {INVALID: 1, UNKNOWN: 1}
 
 
 class _Screen:
@@ -115,20 +135,32 @@ class _Screen:
         self.counts[outcome] += 1
         self.recovered += outcome == "handled" and head.attempt > 1
         color, words = _LOOKS[outcome]
+        number = re.search(rb'"number": ?"?(\w+)', head.data)
         name = (head.event_type or b"?").decode(errors="replace")
-        why = f"  {type(error).__name__}: {error}" if error else ""
-        self._console.print(
-            f"[dim]{time.monotonic() - self._start:5.1f} s[/dim]  {name:<8} "
-            f"[dim]{head.data.decode(errors='replace'):<28} try {head.attempt}[/dim]  "
-            f"[{color}]{words}[/{color}][dim]{why}[/dim]",
-            soft_wrap=True,
+        line = Text.assemble(
+            (f"{time.monotonic() - self._start:5.1f} s  ", "dim"),
+            f"{name} {number[1].decode() if number else ''}".ljust(14),
+            (f"try {head.attempt}  ", "dim"),
+            (words.ljust(15), color),
+            (f"{type(error).__name__}: {error}" if error else "", "dim"),
         )
-        if sum(self.counts[final] for final in _FINAL) >= self._expected:
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
+        if self.complete:
             self._stop.set()
 
+    @property
+    def complete(self) -> bool:
+        """Whether all messages have come to their end."""
+        return sum(self.counts[final] for final in _FINAL) >= self._expected
 
-async def run_demo(console: Console, messages: int) -> int:
+
+async def run_demo(console: Console, messages: int, program: str) -> int:
     """Run the demo; return the exit code.
+
+    Args:
+        console: where to show it.
+        messages: how many to publish.
+        program: the command line's name, for what to try next.
 
     Raises:
         NoServerError: there is no Redis server to start.
@@ -136,8 +168,12 @@ async def run_demo(console: Console, messages: int) -> int:
     # The screen tells all that the log would.
     logging.getLogger(__name__.rpartition(".devtools")[0]).setLevel(logging.CRITICAL)
     with Server() as server, tempfile.TemporaryDirectory() as folder:
-        console.print(f"[bold]{server.version}[/bold] ({server.binary.source}), port {server.port}")
-        demo_config = WorkerConfig(
+        console.print(
+            f"[bold]{server.version}[/bold], a real server ({server.binary.source}), "
+            f"on port {server.port} until the demo ends",
+            soft_wrap=True,
+        )
+        demo_config = DemoConfig(
             redis_dsn=SecretStr(server.dsn),
             health_file=str(Path(folder) / "healthy"),
             retry_backoff=0.5,
@@ -157,42 +193,59 @@ async def run_demo(console: Console, messages: int) -> int:
             published = await _publish_all(client, messages)
             stop = asyncio.Event()
             screen = _Screen(console, messages, stop)
-            console.print(f"{messages} messages published; the worker (pid {os.getpid()}) starts\n")
+            console.print(f"{messages} messages published; the worker starts\n")
             async with asyncio.timeout(TIMEOUT_S):
                 await serve(DemoSettings, stop, screen)
-            return await _summary(console, client, published, screen)
+            if not screen.complete:
+                console.print("stopped before the end")
+                return 1
+            return await _summary(console, client, published, screen, program)
         finally:
             await redis.aclose(close_connection_pool=True)
 
 
 async def _summary(
-    console: Console, redis: RedisClient, published: dict[str, int], screen: _Screen
+    console: Console, redis: RedisClient, published: dict[str, int], screen: _Screen, program: str
 ) -> int:
-    table = Table(title="\nEvery message accounted for", title_justify="left")
-    table.add_column("published")
-    table.add_column("", justify="right")
-    table.add_column("what became of them")
-    table.add_column("", justify="right")
     # Ask Redis, and not only the worker's own count.
     dead, parked = SetAside.dlq(redis, STREAM), SetAside(redis, keys.parked(STREAM))
-    handled = screen.counts["handled"]
+    reasons: Counter[str] = Counter()
+    for group in await dead.groups():
+        reasons[group.reason] += group.count
+    handled, tries = screen.counts["handled"], WorkerConfig.model_fields["max_retries"].default
     fates = {
-        "handled at the first try": handled - screen.recovered,
-        "handled after retries": screen.recovered,
-        **{f"in {dead.name}: {g.reason} ({g.error})": g.count for g in await dead.groups()},
-        f"in {parked.name}, until a worker knows the type": await parked.size(),
+        WORK: (handled - screen.recovered, "handled at the first try"),
+        FAIL_TWICE: (screen.recovered, "handled after retries"),
+        FAIL: (reasons["retries"], f"dead-lettered after {tries} tries"),
+        PERMANENT: (reasons["permanent"], "dead-lettered at once"),
+        INVALID: (reasons["invalid"], "dead-lettered at once"),
+        UNKNOWN: (await parked.size(), "parked until a worker knows the type"),
     }
-    left, right = list(published.items()), list(fates.items())
-    for row in range(max(len(left), len(right))):
-        cells = [*(left[row] if row < len(left) else ("", ""))]
-        cells += right[row] if row < len(right) else ("", "")
-        table.add_row(*map(str, cells))
-    total_in, total_out = sum(published.values()), sum(fates.values())
-    table.add_section()
-    table.add_row("total", str(total_in), "total", str(total_out))
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True)
+    total_in, total_out = sum(published.values()), sum(count for count, _ in fates.values())
+    table.add_column("", str(total_in), justify="right")
+    table.add_column("messages that", "published")
+    table.add_column("", str(total_out), justify="right")
+    table.add_column("were", "accounted for")
+    for kind, (count, fate) in fates.items():
+        table.add_row(str(published[kind]), kind, str(count), fate)
     console.print(table)
-    console.print(f"retries in between: {screen.counts['retried']}")
-    if total_in != total_out:
+    if any(published[kind] != count for kind, (count, _) in fates.items()):
         console.print("[red]The numbers do not add up: this is a bug, please report it.[/red]")
         return 1
+    console.print(_LESSON.format(retries=screen.counts["retried"], program=program))
     return 0
+
+
+_LESSON = """\
+[bold]Every message is accounted for.[/bold] What to know:
+
+ • A message is acknowledged only after it was handled, is due for a retry, or
+   is in the dead-letter queue (DLQ). A crash loses none, but may repeat one:
+   make handlers idempotent ([bold]ctx.message_id[/bold] stays the same).
+ • An exception means: try again, after a backoff that grows with each try
+   ({retries} retries here). PermanentError means: do not.
+ • Look at dead letters and send them back when their cause is gone:
+   [bold]{program} dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
+
+Next: write your own in handlers.py, then [bold]{program} run[/bold]."""

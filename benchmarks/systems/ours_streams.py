@@ -1,0 +1,58 @@
+# /// script
+# dependencies = [
+#   "arq>=0.28,<0.29", "pydantic>=2.10", "pydantic-settings>=2.7", "python-dotenv>=1.0",
+#   "redis[hiredis]>=5.2,<6", "uvloop>=0.21",
+# ]
+# ///
+"""Ours: the stream consumer, run as a generated project runs it (the job worker beside it)."""
+
+from pydantic import SecretStr
+from workerbase import BaseArqWorkerSettings, Event, EventContext, EventRouter, WorkerConfig
+from workerbase.delivery.streams import EventPublisher
+from workerbase.runner import run
+
+from .work import CONCURRENCY, NAME, PAD, REDIS, handle
+
+config = WorkerConfig(redis_dsn=SecretStr(REDIS), concurrency=CONCURRENCY)
+router = EventRouter()
+publisher = EventPublisher(config)
+
+
+class Message(Event, type="message", stream=NAME):
+    """The message."""
+
+    sent: int
+    pad: str = PAD
+
+
+@router.on(Message)
+async def on_message(event: Message, ctx: EventContext) -> None:
+    """Handle it."""
+    await handle(event.sent)
+
+
+class Settings(BaseArqWorkerSettings):
+    """The worker."""
+
+    config = config
+    router = router
+
+
+def session() -> EventPublisher:
+    """Close it in the end."""
+    return publisher
+
+
+async def send(sent: int) -> None:
+    """Publish one."""
+    await publisher.publish(Message(sent=sent))
+
+
+async def send_many(sents: list[int]) -> None:
+    """Publish a batch."""
+    await publisher.publish(*[Message(sent=sent) for sent in sents])
+
+
+def work() -> None:
+    """Run the worker."""
+    run(lambda: Settings)

@@ -1,0 +1,186 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; write handlers (see `events`).
+"""Runs handlers in a fixed number of slots and settles what comes of them."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from .acks import Acker
+from .breaker import Breaker
+from .buffer import Buffer
+from .config import WorkerConfig
+from .connect import OUTAGE_ERRORS
+from .deadletter import text_of
+from .errors import InvalidEventError
+from .events import EventContext, EventRouter, Head
+from .lease import Delivery, Held
+from .retry import DeadLetter, RetryPolicy
+from .settle import Outcomes, Settler
+from .types import Ctx, RedisClient
+
+logger = logging.getLogger(__name__)
+
+YIELD_EVERY = 32
+"""A slot lets the other coroutines run after so many handlers that never waited."""
+
+
+class Slot:
+    """One of the coroutines that run handlers, and what it is doing."""
+
+    __slots__ = ("delivery", "started", "task", "timed_out")
+
+    def __init__(self) -> None:
+        self.delivery: Delivery | None = None
+        self.started = 0.0
+        self.timed_out = False
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel_late(self, now: float, timeout: float) -> None:
+        """Cancel the handler if it runs for longer than ``timeout``."""
+        late = self.delivery is not None and now - self.started > timeout
+        if late and not self.timed_out and self.task is not None:
+            self.timed_out = True
+            self.task.cancel()
+
+    def uncancel(self) -> bool:
+        """Take back what `cancel_late` did; true if the slot itself was cancelled, too."""
+        timed_out, self.timed_out = self.timed_out, False
+        if self.task is None:
+            return False
+        return bool(self.task.uncancel() if timed_out else self.task.cancelling())
+
+
+@dataclass(kw_only=True, eq=False)
+class Handling:
+    """The slots of one consumer."""
+
+    redis: RedisClient
+    router: EventRouter
+    config: WorkerConfig
+    policy: RetryPolicy
+    ctx: Ctx
+    held: Held
+    buffer: Buffer[Delivery]
+    acker: Acker
+    settler: Settler
+    outcomes: Outcomes
+
+    def __post_init__(self) -> None:
+        self._breaker = Breaker(self.config.breaker_threshold)
+        self.slots = [Slot() for _ in range(self.config.concurrency)]
+
+    def oldest(self) -> Slot | None:
+        """Return the slot whose handler has run longest, if any runs."""
+        running = (slot for slot in self.slots if slot.delivery is not None)
+        return min(running, key=lambda slot: slot.started, default=None)
+
+    async def run(self, slot: Slot) -> None:
+        """Handle what the buffer gives until cancelled."""
+        streak = 0
+        while True:
+            delivery = self.buffer.take()
+            if delivery is None:
+                await self.buffer.wait()
+                streak = 0
+                continue
+            await self._run_one(slot, delivery)
+            streak += 1
+            if streak >= YIELD_EVERY:
+                streak = 0
+                await asyncio.sleep(0)
+
+    async def watch(self) -> None:
+        """Cancel handlers that take too long and let the breaker probe, until cancelled."""
+        timeout = self.config.handler_timeout
+        while True:
+            await asyncio.sleep(min(0.5, timeout / 4))
+            now = time.monotonic()
+            for slot in self.slots:
+                slot.cancel_late(now, timeout)
+            if self._breaker.may_probe():
+                self.buffer.probe()
+
+    async def _run_one(self, slot: Slot, delivery: Delivery) -> None:
+        slot.started = time.monotonic()
+        slot.delivery = delivery
+        head = Head.of(delivery)
+        try:
+            error = await self._attempt(slot, delivery, head)
+            if error is None:
+                self._succeeded(delivery, head)
+            else:
+                await self._failed(delivery, head, error)
+        except OUTAGE_ERRORS as exc:
+            where = f"{delivery.stream} {delivery.entry_id}"
+            logger.warning("%s is not settled (%s); it is redelivered", where, exc)
+        finally:
+            self.buffer.done(time.monotonic() - slot.started)
+
+    async def _attempt(self, slot: Slot, delivery: Delivery, head: Head) -> BaseException | None:
+        """Run the handler; return what it raised."""
+        try:
+            await self._handle(delivery, head)
+        except asyncio.CancelledError as exc:
+            timed_out = slot.timed_out
+            if slot.uncancel():
+                raise  # the drain is over; the entry is handed back
+            if timed_out:
+                return TimeoutError(f"handler took longer than {self.config.handler_timeout:g} s")
+            return exc  # the handler's own doing
+        except (Exception, SystemExit) as exc:  # a handler must not end the worker
+            return exc
+        finally:
+            slot.delivery = None
+            slot.uncancel()
+        return None
+
+    async def _handle(self, delivery: Delivery, head: Head) -> None:
+        if head.problem or head.event_type is None:
+            raise InvalidEventError(head.problem)
+        route = self.router.route(delivery.stream, head.event_type)
+        context = EventContext(
+            head.message_id,
+            route.model.event_type,
+            delivery.stream,
+            delivery.entry_id,
+            head.attempt,
+            delivery.deliveries,
+            self.redis,
+            self.ctx,
+        )
+        await route.run(head.data, context)
+
+    def _succeeded(self, delivery: Delivery, head: Head) -> None:
+        self.acker.add(delivery)
+        self.outcomes.report("handled", delivery, head)
+        if self._breaker.succeeded():
+            logger.info("a message succeeded: handling goes on")
+            self.buffer.unhold()
+
+    async def _failed(self, delivery: Delivery, head: Head, error: BaseException) -> None:
+        decision = self.policy.decide(error, head.attempt)
+        # What can never succeed says nothing about the dependencies of the rest.
+        passing = not (isinstance(decision, DeadLetter) and decision.reason != "retries")
+        if passing and self._hold(head, error):
+            self.buffer.put_back(delivery)
+            self.outcomes.report("held", delivery, head, error)
+            return
+        if isinstance(decision, DeadLetter):
+            outcome = await self.settler.set_aside(delivery, error, decision, head.attempt)
+        else:
+            outcome = await self.settler.retry(delivery, error, decision)
+        self.held[delivery.stream].pop(delivery.entry_id, None)
+        self.outcomes.report(outcome, delivery, head, error)
+
+    def _hold(self, head: Head, error: BaseException) -> bool:
+        if self._breaker.failed(head.message_id):
+            logger.error(
+                "%d different messages failed in a row, the last with %s: %s. Waiting until one "
+                "succeeds; no retries are used up meanwhile",
+                self.config.breaker_threshold,
+                type(error).__name__,
+                text_of(error),
+            )
+            self.buffer.hold()
+        return self._breaker.is_open

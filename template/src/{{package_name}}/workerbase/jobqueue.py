@@ -1,0 +1,247 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; use ArqAdapter or BaseArqService.
+"""The queue of jobs: arq's keys and wire format, each verb one atomic step."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from arq.connections import ArqRedis
+from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix, retry_key_prefix
+from arq.jobs import Job, serialize_job
+
+from . import keys, scripts, wire
+from .types import Call, RedisArg, RedisClient
+
+Duration: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
+
+TRIES_TTL_MS = 88_400_000
+"""How long arq remembers the tries of a job, in milliseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A job that this worker holds."""
+
+    job_id: str
+    score: int
+    """When it was due, in milliseconds since the epoch."""
+    job: bytes | None
+    """The serialized job; None if it expired."""
+    job_try: int
+    """Number of this try, counted from 1."""
+    aborted: bool
+    """Somebody asked to abort it before it started."""
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that is done, and its result."""
+
+    job_id: str
+    result: bytes | None
+    keep_ms: int
+    """How long the result can be read; 0 means for ever."""
+    stay_ms: int = 0
+    """How long the job id stays taken: cron jobs keep it for a while."""
+
+
+class JobQueue:
+    """What one worker does with a queue."""
+
+    def __init__(self, redis: RedisClient, name: str, worker: str, lease_timeout: float) -> None:
+        self.name = name
+        self._redis = redis
+        self._worker = worker
+        self._lease_ms = int(lease_timeout * 1000)
+
+    async def claim(
+        self, free: int, most: int, *, aborts: bool = False
+    ) -> tuple[list[Claim], float | None]:
+        """Claim up to ``most`` due jobs, of those that were tried before no more than ``free``.
+
+        Returns:
+            The jobs, and in how many seconds the first job that was left is due, if there is one.
+        """
+        now = _now_ms()
+        first, *values = await scripts.claim(
+            self._redis,
+            [self.name],
+            [now, free, most, self._lease_ms, self._worker, TRIES_TTL_MS, int(aborts)],
+        )
+        claims = [
+            Claim(job_id.decode(), int(float(score)), job, job_try, bool(aborted))
+            for job_id, score, job, job_try, aborted in zip(*[iter(values)] * 5, strict=True)
+        ]
+        return claims, (float(first) - now) / 1000 if first else None
+
+    async def renew(self, job_ids: Collection[str]) -> list[str]:
+        """Start the leases of ``job_ids`` anew; return those that we no longer hold."""
+        if not job_ids:
+            return []
+        until = _now_ms() + self._lease_ms
+        lost = await scripts.renew_jobs(
+            self._redis, [self.name], [self._worker, until, self._lease_ms, *job_ids]
+        )
+        return [wire.text(job_id) for job_id in lost]
+
+    async def finish(self, ended: Sequence[Ended]) -> list[str]:
+        """End jobs; return those that we no longer held, which are left to who holds them."""
+        args: list[RedisArg] = [self._worker]
+        for job in ended:
+            keep = "" if job.result is None else job.keep_ms
+            args += (job.job_id, job.result or b"", keep, job.stay_ms)
+        return [wire.text(i) for i in await scripts.finish(self._redis, [self.name], args)]
+
+    async def bury(self, ended: Ended, letter: Sequence[bytes], bound: int) -> int:
+        """End a job as a dead letter with the fields ``letter``.
+
+        Returns:
+            How many of the oldest dead letters had to go; -1 if we no longer held the job.
+        """
+        keep = "" if ended.result is None else ended.keep_ms
+        dropped = await scripts.bury(
+            self._redis,
+            [self.name, keys.dlq(self.name)],
+            [self._worker, ended.job_id, ended.result or b"", keep, bound, *letter],
+        )
+        return int(dropped)
+
+    async def release(
+        self, job_id: str, delay: float = 0.0, *, job: bytes = b"", uncounted: bool = False
+    ) -> bool:
+        """Let a job run again after ``delay`` seconds; false if we no longer held it.
+
+        Args:
+            job_id: which.
+            delay: in seconds.
+            job: its new serialized form, if it has one.
+            uncounted: this try does not count, and other workers are told at once.
+        """
+        due = _now_ms() + int(delay * 1000)
+        released = await scripts.release(
+            self._redis,
+            [self.name],
+            [self._worker, job_id, due, job, int(uncounted), keys.wake(self.name)],
+        )
+        return bool(released)
+
+
+class QueueClient(ArqRedis):
+    """arq's client, with an ``enqueue_job`` of one round trip that wakes an idle worker."""
+
+    async def enqueue_job(self, function: str | Call, *args: Any, **kwargs: Any) -> Job | None:
+        """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
+
+        Returns:
+            The job, or None if a job with this ``_job_id`` exists.
+        """
+        new = self.new_job(function, *args, **kwargs)
+        if not await scripts.enqueue(self, new.keys, new.args):
+            return None
+        return Job(new.job_id, self, new.queue, self.job_deserializer)
+
+    async def enqueue_tick(
+        self, function: str, tick_ms: int, schedule: str, **options: Any
+    ) -> bool:
+        """Enqueue one tick of ``schedule``, unless it or a later one was enqueued before."""
+        new = self.new_job(function, **options)
+        tick = keys.tick(new.queue, schedule)
+        added = await scripts.enqueue_tick(
+            self, [*new.keys, tick], [*new.args, tick_ms, keys.TICK_TTL_MS]
+        )
+        return bool(added)
+
+    def new_job(self, function: str | Call, *args: object, **kwargs: Any) -> "NewJob":
+        """Write a job for this client's queue."""
+        kwargs.setdefault("_queue_name", self.default_queue_name)
+        kwargs.setdefault("_expires_extra_ms", self.expires_extra_ms)
+        return NewJob.of(function, *args, serializer=self.job_serializer, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """The arguments of the script that enqueues a job."""
+
+    job_id: str
+    queue: str
+    keys: list[str]
+    args: list[RedisArg]
+
+    @classmethod
+    def of(
+        cls,
+        function: str | Call,
+        /,
+        *args: object,
+        serializer: Any = wire.dumps,
+        _queue_name: str,
+        _job_id: str | None = None,
+        _defer_until: datetime | None = None,
+        _defer_by: Duration | None = None,
+        _expires: Duration | None = None,
+        _expires_extra_ms: int = expires_extra_ms,
+        _job_try: int | None = None,
+        **kwargs: object,
+    ) -> "NewJob":
+        """Write a job; the options are those of arq's ``enqueue_job``.
+
+        Raises:
+            RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
+            arq.jobs.SerializationError: an argument cannot be serialized.
+        """
+        if isinstance(function, Call):
+            args, kwargs = function.args, dict(function.kwargs)
+            function = function.function
+        if _defer_until and _defer_by:
+            msg = "use either '_defer_until' or '_defer_by' or neither, not both"
+            raise RuntimeError(msg)
+        now = _now_ms()
+        due = now + (_ms(_defer_by) or 0)
+        if _defer_until is not None:
+            due = int(_defer_until.timestamp() * 1000)
+        expires = _ms(_expires) or due - now + _expires_extra_ms
+        job_id = _job_id or uuid4().hex
+        job = serialize_job(function, args, kwargs, _job_try, now, serializer=serializer)
+        return cls(
+            job_id,
+            _queue_name,
+            [job_key_prefix + job_id, result_key_prefix + job_id, _queue_name],
+            [job_id, job, max(expires, 1), due, keys.wake(_queue_name)],
+        )
+
+
+async def replay(redis: RedisClient, queue: str, entry_id: str, job_id: str, job: bytes) -> int:
+    """Enqueue a dead job again.
+
+    Returns:
+        1 if it was done, 0 if it had been done before, -1 if a job with its id waits.
+    """
+    now = _now_ms()
+    return int(
+        await scripts.replay_job(
+            redis,
+            [
+                keys.dlq(queue),
+                queue,
+                job_key_prefix + job_id,
+                result_key_prefix + job_id,
+                retry_key_prefix + job_id,
+            ],
+            [entry_id, job_id, job, expires_extra_ms, now, keys.wake(queue)],
+        )
+    )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _ms(duration: Duration | None) -> int | None:
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    return None if duration is None else int(duration * 1000)

@@ -1,0 +1,71 @@
+"""``demo`` and ``chaos`` as a user runs them."""
+
+import json
+import re
+import socket
+from typing import Any
+
+from processkit import Project
+from workerbase.devtools.commands import chaos
+
+
+def test_the_demo_adds_up_whatever_the_project_has_set(project: Project) -> None:
+    (project.folder / ".env").write_text("WORKER_MAX_RETRIES=1\nWORKER_MAX_JOBS=many\n")
+    shown = project.run(
+        "demo",
+        COLUMNS="80",
+        TINY_BREAK="import",
+        WORKER_MAX_RETRIES="1",
+        WORKER_CONSUMER_GROUP="mine",
+        WORKER_REDIS_DSN="redis://127.0.0.1:1/0",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    lines = shown.stdout.splitlines()
+    first = re.match(r"(redis|valkey) [\d.]+, a real server \(.+\), on port (\d+)", lines[0])
+    assert first, lines[0]
+    assert all(len(line) <= 80 for line in lines[1:])
+    for outcome, times in (
+        ("handled", 18),
+        ("retry later", 12),
+        ("dead-lettered", 5),
+        ("parked", 1),
+    ):
+        steps = [line for line in lines if re.search(rf" s  .* try \d  {outcome}\b", line)]
+        assert len(steps) == times, outcome
+    table = [line.split() for line in lines if re.match(r" +\d+ {3}\w", line)]
+    rows = [[int(word) for word in row if word.isdecimal()][:2] for row in table]
+    assert rows == [[16, 16], [2, 2], [2, 2], [2, 2], [1, 1], [1, 1], [24, 24]]
+    assert "Every message is accounted for." in shown.stdout
+    for word in ("idempotent", "PermanentError", "dlq replay"):
+        assert word in shown.stdout
+    with socket.socket() as gone:
+        assert gone.connect_ex(("127.0.0.1", int(first[2]))) != 0
+
+
+def test_where_no_server_can_be_had_the_demo_says_what_to_do(project: Project) -> None:
+    found = project.run("demo", WORKER_DEV_SERVER="no-such-server")
+    assert found.returncode == 1
+    assert found.stderr == "Error: WORKER_DEV_SERVER is 'no-such-server', which is no program\n"
+
+
+def test_chaos_loses_nothing(project: Project) -> None:
+    run = project.start(
+        "chaos", "--json", "--messages=400", "--workers=3", "--producers=2", "--kill=0.15",
+        "--restart=0.05", "--toxic=0.05", "--killers=0", "--lease=1", "--timeout=120",
+        WORKER_MAX_RETRIES="1",
+    )  # fmt: skip
+    assert run.ended(180) == 0, run.output[-2000:]
+    report: dict[str, Any] = json.loads(run.output[run.output.index("{") :])
+    assert report["passed"] is True
+    assert report["sent"] == 400
+    assert report["lost"] == 0
+    assert report["leftover_keys"] == []
+    assert report["dead_lettered"] == 20
+    assert report["handled"] == 380
+
+
+def test_the_default_chaos_is_the_one_that_is_promised() -> None:
+    defaults = {option.name: option.default for option in chaos.params}
+    assert (defaults["messages"], defaults["workers"]) == (20_000, 10)
+    assert (defaults["restart"], defaults["kill"], defaults["toxic"]) == (0.02, 0.08, 0.05)

@@ -1,0 +1,120 @@
+"""``publish``, ``enqueue``, ``health`` and ``status``."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+from processkit import Project, until
+
+
+def test_publish_makes_messages_that_the_worker_handles(project: Project) -> None:
+    published = project.run("publish", "order", "--json", "-", "--count", "3", stdin='{"number":7}')
+    assert published.returncode == 0, published.stderr
+    assert published.stdout.startswith("published 3 order to orders, last entry ")
+    entries = project.redis.xrange("orders")
+    assert len({fields["_id"] for _, fields in entries}) == 3
+    project.start_ready()
+    until(lambda: project.redis.hget("done", "7") == "3", "the work")
+
+
+def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
+    first = project.run("enqueue", "add", "40", "right=2", "--id", "sum")
+    assert first.stdout == "enqueued add as job sum\n"
+    again = project.run("enqueue", "add", "40", "--id", "sum")
+    assert (again.returncode, again.stderr) == (
+        1,
+        "Error: a job with the id 'sum' exists already\n",
+    )
+    assert project.run("enqueue", "add", "1", "--in", "10m").returncode == 0
+    project.start_ready()
+    until(lambda: project.redis.hget("sums", "40") == "42", "the job")
+    status = json.loads(project.run("status", "--json").stdout)
+    assert status["queue"] == {"name": "arq:queue", "due": 0, "deferred": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("publish", "ordr"), "no handler knows the event 'ordr'; did you mean order?"),
+        (("publish", "xyz"), "no handler knows the event 'xyz'; there are: order"),
+        (("publish", "order"), "order: number: Field required"),
+        (("publish", "order", "--json", "{"), "--json is no JSON"),
+        (("publish", "order", "--json", "[1]"), "order: payload: Input should be"),
+        (
+            ("publish", "order", "--json", '{"number": 1, "secnds": 2}'),
+            "order has no field 'secnds'; did you mean seconds?",
+        ),
+        (("publish", "order", "--json", '{"number": 1}', "--count", "0"), "x>=1"),
+        (("enqueue", "ad", "1"), "the worker has no task 'ad'; did you mean add?"),
+        (("enqueue", "add"), "missing a required argument: 'left'"),
+        (("enqueue", "add", "1", "rigt=2"), "unexpected keyword argument 'rigt'"),
+        (("enqueue", "add", "1", "_job_id=2"), "unexpected keyword argument '_job_id'"),
+        (("enqueue", "add", "1", "--in", "soon"), "'soon' is no duration; write 30s, 5m, 2h"),
+        (("statuss",), "No such command 'statuss'"),
+        (("status", "--jsn"), "No such option"),
+        (("dlq", "ls", "--stream", "ordrs"), "'ordrs' is no stream of this worker"),
+        (("dlq", "ls", "--reason", "bad"), "'bad' is not one of"),
+        (("dlq", "show", "--id", "7"), "'7' is no id of an entry"),
+        (("dlq", "replay", "--rate", "0"), "x>0"),
+        (("dlq", "replay", "--max-replays", "0"), "x>=1"),
+        (("chaos", "--kill", "8"), "0<=x<=1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_told_and_changes_nothing(
+    in_process: Callable[..., Result], project: Project, arguments: tuple[str, ...], message: str
+) -> None:
+    found = in_process(*arguments)
+    assert found.exit_code == 2, found.output
+    assert message in found.output
+    assert "Traceback" not in found.output
+    assert project.redis.keys() == []
+
+
+def test_without_redis_a_command_says_so_in_one_line(own_project: Project) -> None:
+    own_project.server.kill()
+    for arguments in (("status",), ("publish", "order", "--json", '{"number": 1}'), ("dlq", "ls")):
+        found = own_project.run(*arguments)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.startswith("Error: Redis at 127.0.0.1:")
+        assert found.stderr.count("\n") == 1
+
+
+def test_status_tells_where_messages_are(project: Project) -> None:
+    redis = project.redis
+    for number in range(5):
+        redis.xadd("orders", {"type": "order", "data": json.dumps({"number": number})})
+    redis.xgroup_create("orders", "workers", "0")
+    redis.xreadgroup("workers", "somebody", {"orders": ">"}, count=2)
+    redis.xadd("orders:dlq", {"type": "order"})
+    for _ in range(1200):
+        redis.xadd("orders:parked", {"type": "later"})
+    redis.zadd("arq:queue", {"due": 1, "later": 9e15})
+    found = json.loads(project.run("status", "--json").stdout)
+    assert found["redis"] == f"127.0.0.1:{project.server.port}/0"
+    assert found["server"] == project.server.version
+    assert found["queue"] == {"name": "arq:queue", "due": 1, "deferred": 1}
+    (stream,) = found["streams"]
+    assert stream.pop("oldest_pending_s") >= 0
+    assert stream == {
+        "name": "orders",
+        "length": 5,
+        "lag": 3,
+        "pending": 2,
+        "consumers": 1,
+        "dlq": 1,
+        "parked": 1200,
+    }
+    table = project.run("status", COLUMNS="80").stdout
+    assert all(len(line) <= 80 for line in table.splitlines())
+    row = next(line.split() for line in table.splitlines() if line.startswith("orders"))
+    assert row[:3] == ["orders", "3", "2"]
+    assert row[4:] == ["1", "1,200", "1"]
+    assert "consumers" in table
+
+
+def test_status_of_an_empty_redis_is_all_noughts(project: Project) -> None:
+    found = project.run("status")
+    assert found.returncode == 0, found.stderr
+    assert project.redis.keys() == []

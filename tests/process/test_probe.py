@@ -1,0 +1,164 @@
+"""The probe: what it believes, what it imports, what it says."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processkit import BASE
+from workerbase import probe
+from workerbase.health import Heartbeat, Vitals
+from workerbase.link import RedisLink
+
+PROBE = str(BASE / "workerbase" / "probe.py")
+
+
+def run_probe(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-S", PROBE, *arguments],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A heartbeat of this process, ready and connected."""
+    link = RedisLink()
+    link.ok()
+    heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0, link)
+    heartbeat.state = "ready"
+    heartbeat.beat()
+    return heartbeat.path
+
+
+def doctor(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_fresh_heartbeat_is_live_and_ready(path: Path) -> None:
+    for mode in ("live", "ready"):
+        found = run_probe(mode, str(path))
+        assert (found.returncode, found.stdout, found.stderr) == (0, "ok\n", "")
+
+
+def test_the_path_comes_from_the_environment_and_live_is_the_default(path: Path) -> None:
+    assert run_probe(WORKER_HEALTH_FILE=str(path)).returncode == 0
+    missing = run_probe(WORKER_HEALTH_FILE=f"{path}.none")
+    assert missing.returncode == 1
+    assert f"{path}.none: the worker is not running" in missing.stdout
+
+
+@pytest.mark.parametrize("arguments", [("lively",), ("live", "a", "b"), ("--help",)])
+def test_a_wrong_call_is_told_the_usage(arguments: tuple[str, ...]) -> None:
+    found = run_probe(*arguments)
+    assert (found.returncode, found.stdout) == (2, "usage: probe.py [live|ready] [path]\n")
+
+
+def test_it_imports_nothing_but_a_little_of_the_standard_library() -> None:
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "importtime", PROBE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()[1:]
+    }
+    assert "json" in imported
+    assert imported - sys.stdlib_module_names <= {"zipimport", "_abc", "_codecs", "winreg"}
+    assert not imported & {"asyncio", "logging", "pathlib", "typing", "socket", "subprocess"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ready", "problem"),
+    [
+        ({"kernel_boot": "another"}, False, "before the machine started"),
+        ({"pid_start": "12"}, False, "is gone"),
+        ({"pid": 2**22 + 1}, False, "is gone"),
+        ({"at": time.monotonic() - 100}, False, "the worker is stuck"),
+        ({"at": time.monotonic() + 1000}, False, "the worker is stuck"),
+        ({"stalled_at": 1.0, "stalled": "the consumer"}, False, "the consumer makes no progress"),
+        ({"overdue_at": 1.0, "overdue": "job 7"}, False, "job 7 runs longer than its timeout"),
+        ({"state": "starting"}, True, "the worker is starting"),
+        ({"state": "draining"}, True, "the worker is draining"),
+        ({"redis": False}, True, "no connection to Redis"),
+    ],
+)
+def test_it_says_what_is_wrong(
+    path: Path, changes: dict[str, object], ready: bool, problem: str
+) -> None:
+    doctor(path, **changes)
+    assert problem in probe.check(str(path), ready=ready)
+    assert (probe.check(str(path), ready=False) == "") is ready
+
+
+def test_what_will_be_late_is_not_late_yet(path: Path) -> None:
+    soon = time.monotonic() + 100
+    doctor(path, stalled_at=soon, stalled="the consumer", overdue_at=soon, overdue="job 7")
+    assert probe.check(str(path), ready=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("{}", "is not one of ours"),
+        ("[]", "is not one of ours"),
+        ('{"kernel_boot": 1}', "before the machine started"),
+    ],
+)
+def test_a_file_of_another_kind_is_no_sign_of_life(path: Path, content: str, problem: str) -> None:
+    path.write_text(content)
+    assert problem in probe.check(str(path), ready=False)
+
+
+@pytest.mark.parametrize("name", ["pid", "at", "max_age"])
+def test_a_value_that_is_no_number_is_a_problem_and_no_traceback(path: Path, name: str) -> None:
+    doctor(path, **{name: "many"})
+    assert "is not one of ours" in probe.check(str(path), ready=False)
+
+
+def test_a_path_that_is_a_folder_or_not_text_is_a_problem(path: Path, tmp_path: Path) -> None:
+    assert "cannot be read" in probe.check(str(tmp_path), ready=False)
+    path.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in probe.check(str(path), ready=False)
+
+
+def test_the_beat_tells_of_the_oldest_work_and_the_slowest_loop(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0)
+    now = time.monotonic()
+    heartbeat.watch(lambda: Vitals("consumer", now - 5, now + 60, "message 1"))
+    heartbeat.watch(lambda: Vitals("jobs", now - 1, now + 20, "job 2"))
+    heartbeat.watch(lambda: Vitals("idle"))
+    heartbeat.beat()
+    beat = json.loads(heartbeat.path.read_text())
+    assert beat["stalled"] == "the consumer"
+    assert beat["stalled_at"] == pytest.approx(now - 5 + 30)
+    assert beat["overdue"] == "job 2"
+    assert beat["overdue_at"] == pytest.approx(now + 20 + 15)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_the_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(
+    tmp_path: Path,
+) -> None:
+    heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0)
+    heartbeat.beat()
+    with heartbeat.path.open() as opened_before:
+        heartbeat.beat()
+        json.loads(opened_before.read())  # still the whole former beat
+        assert heartbeat.path.stat().st_ino != os.fstat(opened_before.fileno()).st_ino
+    assert names(tmp_path) == ["beat"]
+    await heartbeat.stop()
+    assert names(tmp_path) == []
+    await heartbeat.stop()

@@ -1,0 +1,70 @@
+"""``run``: what signals do to work that is under way."""
+
+import signal
+
+from processkit import Project, until
+
+
+def publish(project: Project, data: str) -> None:
+    done = project.run("publish", "order", "--json", data)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_runs_on_uvloop_where_that_is_installed(project: Project) -> None:
+    worker = project.start_ready()
+    assert "started on uvloop" in worker.output
+
+
+def test_without_uvloop_it_runs_on_asyncio(project: Project) -> None:
+    (project.folder / "uvloop.py").write_text("raise ImportError('not here')")
+    path = f"{project.folder}:{project.variables['PYTHONPATH']}"
+    worker = project.start_ready(PYTHONPATH=path)
+    assert "started on asyncio" in worker.output
+
+
+def test_a_signal_lets_running_work_finish_and_leaves_the_rest(project: Project) -> None:
+    publish(project, '{"number": 1, "seconds": 2}')
+    publish(project, '{"number": 2}')
+    assert project.run("enqueue", "add", "2", "right=3", "seconds=2").returncode == 0
+    worker = project.start_ready(WORKER_CONCURRENCY="1")
+    until(lambda: project.redis.hget("begun", "1"), "a begun message")
+    until(lambda: project.redis.hget("begun", "add"), "a begun job")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert project.redis.hget("done", "1") == "1"
+    assert project.redis.hget("sums", "2") == "5"
+    assert project.redis.hget("begun", "2") is None
+    project.start_ready()
+    until(lambda: project.redis.hget("done", "2"), "the rest")
+    assert project.redis.hgetall("done") == {"1": "1", "2": "1"}
+
+
+def test_a_drain_that_takes_too_long_is_cut_and_nothing_is_lost(project: Project) -> None:
+    worker = project.start_ready(WORKER_DRAIN_TIMEOUT="0.2")
+    publish(project, '{"number": 1, "seconds": 2}')
+    until(lambda: project.redis.hget("begun", "1"), "a begun message")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert project.redis.hget("done", "1") is None
+    project.start_ready()
+    until(lambda: project.redis.hget("done", "1"), "the message")
+
+
+def test_a_second_signal_leaves_at_once_and_the_work_is_done_again(project: Project) -> None:
+    worker = project.start_ready()
+    publish(project, '{"number": 1, "seconds": 3}')
+    until(lambda: project.redis.hget("begun", "1"), "a begun message")
+    worker.send(signal.SIGTERM)
+    until(lambda: "draining" in project.problem(ready=True), "a drain")
+    assert project.problem() == ""
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 128 + signal.SIGTERM
+    assert not project.health.exists()
+    assert project.redis.hget("done", "1") is None
+    project.start_ready()
+    until(lambda: project.redis.hget("done", "1"), "the message")
+
+
+def test_a_misspelt_variable_is_told_at_the_start(project: Project) -> None:
+    worker = project.start_ready(WORKER_MAX_JOB="3")
+    assert "WORKER_MAX_JOB is no setting; did you mean WORKER_MAX_JOBS?" in worker.output

@@ -1,0 +1,1 @@
+"""The smallest project around the base, for the tests of its processes."""

