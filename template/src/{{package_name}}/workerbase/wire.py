@@ -21,20 +21,31 @@ from .types import Fields, Payload, RedisArg
 
 _MICROSECOND = timedelta(microseconds=1)
 
+
+def _seconds(value: timedelta) -> Decimal:
+    return Decimal(value // _MICROSECOND).scaleb(-6)
+
+
+def _micro(seconds: object) -> Decimal:
+    return Decimal(str(seconds)).scaleb(6)
+
+
 # name, type, how it is written and how it is read; a datetime is a date, too, and comes first.
 _TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], object]], ...] = (
     ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     ("date", date, date.isoformat, date.fromisoformat),
-    ("timedelta", timedelta, lambda v: v // _MICROSECOND, lambda v: v * _MICROSECOND),
+    # In seconds, as the first release wrote and reads it; as text, since a float is not exact.
+    ("timedelta", timedelta, lambda v: str(_seconds(v)), lambda v: _MICROSECOND * int(_micro(v))),
     ("bytes", bytes, lambda v: b64encode(v).decode(), b64decode),
     ("decimal", Decimal, str, Decimal),
     ("uuid", UUID, str, UUID),
-    ("error", BaseException, lambda v: f"{type(v).__name__}: {v}", JobFailedError),
 )
 _READ = {name: read for name, _, _, read in _TAGGED}
 
 
 def _encode(value: object) -> object:
+    if isinstance(value, BaseException):
+        return {"__type__": "error", "name": type(value).__name__, "text": str(value)}
     for name, kind, write, _ in _TAGGED:
         if isinstance(value, kind):
             return {"__type__": name, "v": write(value)}
@@ -44,6 +55,8 @@ def _encode(value: object) -> object:
 
 
 def _decode(value: dict[str, Any]) -> object:
+    if value.keys() == {"__type__", "name", "text"} and value["__type__"] == "error":
+        return JobFailedError(f"{value['name']}: {value['text']}")
     if value.keys() != {"__type__", "v"}:
         return value
     return _READ[value["__type__"]](value["v"])
