@@ -85,8 +85,10 @@ OTHERS = (
             "email": "a@example.com",
             "backend": "hatch",
             "license": "MIT",
+            "docs": "sphinx",
+            "vcs": "true",
         },
-        ("uv run pytest -q",),
+        (COMMIT, "uv run pytest -q"),
         packages=EXTENSIONS,
     ),
     Template(

@@ -1,5 +1,8 @@
 """During a rolling deploy, each release handles what another one left in Redis."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +80,23 @@ def test_the_golden_payloads_are_what_the_release_writes(
     written = golden.write(base_of[version], server)
 
     assert shape(written) == shape(golden.read(version))
+
+
+WRITE = "print(wire.dumps({'result': KeyError('x')}).decode())"
+READ = "print(repr(wire.loads(sys.argv[1].encode())['result']))"
+
+
+@every_release
+def test_the_error_of_a_failed_job_is_read_by_either(
+    version: str, base_of: dict[str, Path]
+) -> None:
+    def say(base: Path, code: str, *arguments: str) -> str:
+        return subprocess.check_output(
+            [sys.executable, "-c", f"import sys; from workerbase import wire; {code}", *arguments],
+            env={**os.environ, "PYTHONPATH": str(base)},
+            text=True,
+        ).strip()
+
+    here, old = golden.BASE_HERE, base_of[version]
+    for writer, reader in ((here, old), (old, here)):
+        assert say(reader, READ, say(writer, WRITE)) == """JobFailedError("KeyError: 'x'")"""

@@ -24,25 +24,30 @@ from .types import Fields, Payload, RedisArg
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def _error(text: str) -> BaseException:
-    # By this one arq knows that a job was aborted.
-    return CancelledError() if text.startswith("CancelledError:") else JobFailedError(text)
+def _seconds(value: timedelta) -> Decimal:
+    return Decimal(value // _MICROSECOND).scaleb(-6)
+
+
+def _micro(seconds: object) -> Decimal:
+    return Decimal(str(seconds)).scaleb(6)
 
 
 # name, type, how it is written and how it is read; a datetime is a date, too, and comes first.
 _TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], object]], ...] = (
     ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     ("date", date, date.isoformat, date.fromisoformat),
-    ("timedelta", timedelta, lambda v: v // _MICROSECOND, lambda v: v * _MICROSECOND),
+    # In seconds, as the first release wrote and reads it; as text, since a float is not exact.
+    ("timedelta", timedelta, lambda v: str(_seconds(v)), lambda v: _MICROSECOND * int(_micro(v))),
     ("bytes", bytes, lambda v: b64encode(v).decode(), b64decode),
     ("decimal", Decimal, str, Decimal),
     ("uuid", UUID, str, UUID),
-    ("error", BaseException, lambda v: f"{type(v).__name__}: {v}", _error),
 )
 _READ = {name: read for name, _, _, read in _TAGGED}
 
 
 def _encode(value: object) -> object:
+    if isinstance(value, BaseException):
+        return {"__type__": "error", "name": type(value).__name__, "text": str(value)}
     for name, kind, write, _ in _TAGGED:
         if isinstance(value, kind):
             return {"__type__": name, "v": write(value)}
@@ -52,6 +57,10 @@ def _encode(value: object) -> object:
 
 
 def _decode(value: dict[str, Any]) -> object:
+    if value.keys() == {"__type__", "name", "text"} and value["__type__"] == "error":
+        # By this one arq knows that a job was aborted.
+        aborted = value["name"] == CancelledError.__name__
+        return CancelledError() if aborted else JobFailedError(f"{value['name']}: {value['text']}")
     if value.keys() != {"__type__", "v"}:
         return value
     return _READ[value["__type__"]](value["v"])
