@@ -131,7 +131,7 @@ async def test_none_means_that_a_job_or_a_result_of_this_id_exists(
 
 
 def test_two_times_are_refused_and_so_is_what_has_no_json_form(jobs: ArqAdapter) -> None:
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(RuntimeError, match="not both"):
         jobs.enqueue_sync("work", _defer_until=datetime.now(UTC), _defer_by=1)
     with pytest.raises(SerializationError):
         jobs.enqueue_sync("work", object())

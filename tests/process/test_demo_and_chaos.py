@@ -51,21 +51,21 @@ def test_where_no_server_can_be_had_the_demo_says_what_to_do(project: Project) -
 
 def test_chaos_loses_nothing(project: Project) -> None:
     run = project.start(
-        "chaos", "--json", "--messages=400", "--workers=3", "--producers=2", "--kill=0.15",
-        "--restart=0.05", "--toxic=0.05", "--killers=0", "--lease=1", "--timeout=120",
-        WORKER_MAX_RETRIES="1",
+        "chaos", "--json", "--messages=400", "--jobs=400", "--workers=3", "--producers=2",
+        "--kill=0.15", "--restart=0.05", "--toxic=0.05", "--killers=0", "--lease=1",
+        "--timeout=120", WORKER_MAX_RETRIES="1",
     )  # fmt: skip
     assert run.ended(180) == 0, run.output[-2000:]
     report: dict[str, Any] = json.loads(run.output[run.output.index("{") :])
     assert report["passed"] is True
-    assert report["sent"] == 400
-    assert report["lost"] == 0
     assert report["leftover_keys"] == []
-    assert report["dead_lettered"] == 20
-    assert report["handled"] == 380
+    for what in ("messages", "jobs"):
+        tally = report[what]
+        assert (tally["sent"], tally["lost"], tally["unfinished"]) == (400, 0, 0), what
+        assert (tally["handled"], tally["dead_lettered"]) == (380, 20), what
 
 
 def test_the_default_chaos_is_the_one_that_is_promised() -> None:
     defaults = {option.name: option.default for option in chaos.params}
-    assert (defaults["messages"], defaults["workers"]) == (20_000, 10)
+    assert (defaults["messages"], defaults["jobs"], defaults["workers"]) == (20_000, 20_000, 10)
     assert (defaults["restart"], defaults["kill"], defaults["toxic"]) == (0.02, 0.08, 0.05)

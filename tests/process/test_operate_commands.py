@@ -30,7 +30,7 @@ def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
     project.start_ready()
     until(lambda: project.redis.hget("sums", "40") == "42", "the job")
     status = json.loads(project.run("status", "--json").stdout)
-    assert status["queue"] == {"name": "arq:queue", "due": 0, "deferred": 1}
+    assert status["queue"] == {"name": "arq:queue", "due": 0, "deferred": 1, "dlq": 0}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
         (("enqueue", "add", "1", "--in", "soon"), "'soon' is no duration; write 30s, 5m, 2h"),
         (("statuss",), "No such command 'statuss'"),
         (("status", "--jsn"), "No such option"),
-        (("dlq", "ls", "--stream", "ordrs"), "'ordrs' is no stream of this worker"),
+        (("dlq", "ls", "--stream", "ordrs"), "'ordrs' is no stream or queue of this worker"),
         (("dlq", "ls", "--reason", "bad"), "'bad' is not one of"),
         (("dlq", "show", "--id", "7"), "'7' is no id of an entry"),
         (("dlq", "replay", "--rate", "0"), "x>0"),
@@ -94,7 +94,7 @@ def test_status_tells_where_messages_are(project: Project) -> None:
     found = json.loads(project.run("status", "--json").stdout)
     assert found["redis"] == f"127.0.0.1:{project.server.port}/0"
     assert found["server"] == project.server.version
-    assert found["queue"] == {"name": "arq:queue", "due": 1, "deferred": 1}
+    assert found["queue"] == {"name": "arq:queue", "due": 1, "deferred": 1, "dlq": 0}
     (stream,) = found["streams"]
     assert stream.pop("oldest_pending_s") >= 0
     assert stream == {

@@ -111,7 +111,7 @@ class WorkerConfig(BaseSettings):
     def _check_timezone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (OSError, ValueError):
+        except (KeyError, OSError, ValueError):
             msg = f"{value!r} is no time zone of this system; for example Europe/Berlin"
             raise ValueError(msg) from None
         return value

@@ -240,7 +240,7 @@ class NewJob:
         due = now + (_ms(_defer_by) or 0)
         if _defer_until is not None:
             due = int(_defer_until.timestamp() * 1000)
-        expires = _ms(_expires) or due - now + _expires_extra_ms
+        expires = _ms(_expires) or max(due - now, 0) + _expires_extra_ms
         job_id = _job_id or uuid4().hex
         job = serialize_job(function, args, kwargs, _job_try, now, serializer=serializer)
         return cls(

@@ -24,6 +24,7 @@ from ..delivery.streams import publish as publish_events
 from ..errors import ConfigError, InvalidEventError
 from ..events import Event
 from ..status import Status, snapshot
+from ..task_utils import Task
 from .app import (
     DURATION,
     App,
@@ -130,7 +131,8 @@ def enqueue(
         name: _value(value)
         for name, _, value in (a.partition("=") for a in arguments if _is_pair(a))
     }
-    signature = inspect.signature(cast("Callable[..., object]", tasks[task].coroutine))
+    known = Task.of(tasks[task]) or tasks[task].coroutine
+    signature = inspect.signature(cast("Callable[..., object]", known))
     try:
         signature.bind(None, *args, **kwargs)
     except TypeError as exc:

@@ -1,40 +1,42 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; pass options to `chaos` instead.
 """The chaos run: workers are killed and Redis is restarted under load; nothing may be lost.
 
-The setting follows docket's chaos harness (10 workers, 20,000 messages, a chance of a fault every
-250 ms), on Streams and with poison messages.
+The setting follows docket's chaos harness (10 workers, 20,000 tasks, a chance of a fault every
+250 ms), with as many messages of a stream as jobs, and with poison among both.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from arq.connections import ArqRedis
+from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.jobs import Job
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from .. import wire
+from .. import keys, wire
 from ..connect import OUTAGE_ERRORS, RedisLocation, connect
 from ..delivery.streams import publish
 from ..dlq import SetAside
 from ..types import RedisClient
-from .chaos_worker import HANDLED, STREAM, Work
+from .chaos_worker import HANDLED, MAX_TRIES, RAN, STREAM, Work
 from .server import Server
 
 TICK_S = 0.25
 GROUP = "chaos"
+QUEUE = default_queue_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Plan:
     """What to do to the worker; the options of the ``chaos`` command."""
 
     messages: int
+    jobs: int
     workers: int
     producers: int
     kill: float
@@ -54,19 +57,42 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Report:
-    """What came of it."""
+class Tally:
+    """What came of the messages, or of the jobs."""
 
-    server: str
     sent: int
     handled: int = 0
     duplicates: int = 0
     dead_lettered: int = 0
     dead_lettered_good: int = 0
-    """Messages that would have worked and went to the DLQ all the same."""
+    """Such as would have worked and went to the DLQ all the same."""
     unfinished: int = 0
-    """Messages that were still in Redis when the run gave up."""
+    """Such as were still in Redis when the run gave up."""
     lost: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was lost or condemned."""
+        return not (self.unfinished or self.lost or self.dead_lettered_good)
+
+    def count(self, times: dict[int, int], dead: dict[int, str], waiting: set[int]) -> None:
+        """Fill it from how often each was handled, the kinds of the dead, and what waits."""
+        settled = times.keys() | dead.keys()
+        self.handled = len(times)
+        self.duplicates = sum(times.values()) - len(times)
+        self.dead_lettered = len(dead)
+        self.dead_lettered_good = sum(kind == "good" for kind in dead.values())
+        self.unfinished = len(waiting - settled)
+        self.lost = self.sent - len(settled | waiting)
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of it all."""
+
+    server: str
+    messages: Tally
+    jobs: Tally
     workers_killed: int = 0
     redis_restarts: int = 0
     seconds: float = 0.0
@@ -74,12 +100,12 @@ class Report:
     recovery_s: list[float] = field(default_factory=list[float])
     """For each killed worker, how long until others had taken all it held."""
     resume_s: list[float] = field(default_factory=list[float])
-    """For each restart of Redis, how long from its return until a message was handled."""
+    """For each restart of Redis, how long from its return until something was handled."""
 
     @property
     def passed(self) -> bool:
         """Whether nothing was lost, condemned or left behind."""
-        return not (self.unfinished or self.lost or self.dead_lettered_good or self.leftover_keys)
+        return self.messages.passed and self.jobs.passed and not self.leftover_keys
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for ``--json``."""
@@ -95,25 +121,35 @@ class _Run:
         self.folder = folder
         self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
         self.workers: list[asyncio.subprocess.Process] = []
-        self.report = Report(server.version, plan.messages)
-        self.redis: ArqRedis = connect(RedisLocation.parse(server.dsn))
+        self.report = Report(server.version, Tally(plan.messages), Tally(plan.jobs))
+        self.redis = connect(RedisLocation.parse(server.dsn))
         self.client = cast("RedisClient", self.redis)
         self.finished = False
 
-    def kinds(self) -> Iterator[str]:
-        """Say of each message what it is."""
-        plan = self.plan
-        dealt = ["killer"] * plan.killers + ["toxic"] * round(plan.messages * plan.toxic)
-        dealt += ["good"] * (plan.messages - len(dealt))
-        self.random.shuffle(dealt)
-        yield from dealt[: plan.messages]
+    def deal(self, count: int) -> list[Work]:
+        """Make messages, or jobs, of each kind."""
+        kinds = ["killer"] * self.plan.killers + ["toxic"] * round(count * self.plan.toxic)
+        kinds += ["good"] * (count - len(kinds))
+        self.random.shuffle(kinds)
+        return [Work(number=number, kind=kind) for number, kind in enumerate(kinds[:count])]
 
-    async def produce(self, events: list[Work]) -> None:
-        """Publish; what Redis did not confirm is published again."""
-        for first in range(0, len(events), 20):
+    async def publish(self, work: list[Work]) -> None:
+        """Publish messages."""
+        await publish(self.client, *work)
+
+    async def enqueue(self, work: list[Work]) -> None:
+        """Enqueue jobs."""
+        for job in work:
+            await self.redis.enqueue_job("job", job.number, job.kind, _job_id=f"chaos-{job.number}")
+
+    async def produce(
+        self, send: Callable[[list[Work]], Awaitable[None]], work: list[Work]
+    ) -> None:
+        """Send all of it; what Redis did not confirm is sent again."""
+        for first in range(0, len(work), 20):
             while True:
                 try:
-                    await publish(self.client, *events[first : first + 20])
+                    await send(work[first : first + 20])
                     break
                 except OUTAGE_ERRORS:
                     await asyncio.sleep(0.05)
@@ -131,10 +167,8 @@ class _Run:
             "WORKER_RETRY_BACKOFF": "0.1",
             "WORKER_RETRY_BACKOFF_MAX": "1",
             "WORKER_POLL_DELAY": "0.2",
-            # arq runs a killed worker's jobs again after the job timeout and ten seconds.
-            "WORKER_JOB_TIMEOUT": "5",
             # Kills come from outside, too, and must not condemn a good message.
-            "WORKER_MAX_DELIVERIES": "10",
+            "WORKER_MAX_DELIVERIES": str(MAX_TRIES),
             # In the end only toxic messages are left, which is no outage to wait for.
             "WORKER_BREAKER_THRESHOLD": "1000000",
             "WORKER_LOG_LEVEL": "CRITICAL",
@@ -185,10 +219,24 @@ class _Run:
                     "XINFO", "CONSUMERS", STREAM, GROUP
                 )
                 held = [r[r.index(b"pending") + 1] for r in rows if b"-%d-" % pid in r[1]]
-                if not any(held):
+                if not any(held) and not await self.holds_jobs(pid):
                     self.report.recovery_s.append(round(time.monotonic() - start, 2))
                     return
             await asyncio.sleep(0.1)
+
+    async def holds_jobs(self, pid: int) -> bool:
+        """Whether the worker still has leases of jobs."""
+        now = time.time() * 1000
+        job_ids = await self.client.execute_command("ZRANGEBYSCORE", QUEUE, now, "+inf")
+        if not job_ids:
+            return False
+        leases = (in_progress_key_prefix.encode() + job_id for job_id in job_ids)
+        owners: list[bytes | None] = await self.client.execute_command("MGET", *leases)
+        return any(b"-%d-" % pid in owner for owner in owners if owner)
+
+    async def handled(self) -> int:
+        """Return how many messages and jobs were handled."""
+        return sum([int(await self.client.execute_command("HLEN", h)) for h in (HANDLED, RAN)])
 
     async def watch_resume(self) -> None:
         """Measure how long until work goes on."""
@@ -196,7 +244,7 @@ class _Run:
         before: int | None = None
         while not self.finished:
             with contextlib.suppress(RedisError, OSError):
-                now = int(await self.client.execute_command("HLEN", HANDLED))
+                now = await self.handled()
                 if before is not None and now > before:
                     self.report.resume_s.append(round(time.monotonic() - start, 2))
                     return
@@ -209,46 +257,50 @@ class _Run:
             await asyncio.sleep(0.2)
 
     async def settled(self) -> bool:
-        """Whether every message is handled or dead-lettered, and nothing waits or runs."""
+        """Whether all is handled or dead-lettered, and nothing waits or runs."""
         try:
-            handled = int(await self.client.execute_command("HLEN", HANDLED))
-            dead = await SetAside.dlq(self.client, STREAM).size()
+            handled = await self.handled()
+            dead = sum([await SetAside.dlq(self.client, s).size() for s in (STREAM, QUEUE)])
             pending = (await self.client.execute_command("XPENDING", STREAM, GROUP))["pending"]
-            queued = int(await self.client.execute_command("ZCARD", "arq:queue"))
+            queued = int(await self.client.execute_command("ZCARD", QUEUE))
         except OUTAGE_ERRORS:
             return False
-        return handled + dead >= self.plan.messages and not pending and not queued
+        return handled + dead >= self.plan.messages + self.plan.jobs and not pending and not queued
 
-    async def waiting(self) -> AsyncIterator[int]:
-        """Yield the numbers of the messages in the stream and in the jobs that retry them."""
-        async for entry in SetAside(self.client, STREAM).scan():
-            yield Work.model_validate_json(entry.payload["data"]).number
-        for job_id in await self.client.execute_command("ZRANGE", "arq:queue", 0, -1):
-            job = await Job(job_id.decode(), self.redis, _deserializer=wire.loads).info()
-            if job is not None:
-                yield Work.model_validate_json(job.args[1]["data"]).number
+    async def times(self, record: str) -> dict[int, int]:
+        """Return how often each message, or job, was handled."""
+        handled: dict[bytes, bytes] = await self.client.execute_command("HGETALL", record)
+        return {int(number): int(count) for number, count in handled.items()}
 
     async def count(self) -> None:
         """Fill the report from what is in Redis."""
-        report = self.report
-        handled: dict[bytes, bytes] = await self.client.execute_command("HGETALL", HANDLED)
-        times = {int(number): int(count) for number, count in handled.items()}
         dead: dict[int, str] = {}
         async for entry in SetAside.dlq(self.client, STREAM).scan():
             message = Work.model_validate_json(entry.payload["data"])
             dead[message.number] = message.kind
-        report.handled = len(times)
-        report.duplicates = sum(times.values()) - len(times)
-        report.dead_lettered = len(dead)
-        report.dead_lettered_good = sum(kind == "good" for kind in dead.values())
-        settled = times.keys() | dead.keys()
-        waiting = {number async for number in self.waiting()} - settled
-        report.unfinished = len(waiting)
-        report.lost = self.plan.messages - len(settled) - len(waiting)
-        known = (STREAM.encode(), HANDLED.encode())
+        dead_jobs: dict[int, str] = {}
+        async for entry in SetAside.dlq(self.client, QUEUE).scan():
+            number, kind = json.loads(entry.payload["data"])["args"]
+            dead_jobs[number] = kind
+        waiting = {
+            Work.model_validate_json(entry.payload["data"]).number
+            async for entry in SetAside(self.client, STREAM).scan()
+        }
+        waiting_jobs: set[int] = set()
+        for job_id in await self.client.execute_command("ZRANGE", QUEUE, 0, -1):
+            job = await Job(job_id.decode(), self.redis, _deserializer=wire.loads).info()
+            if job is None:
+                continue
+            if job.function == "job":
+                waiting_jobs.add(job.args[0])
+            else:  # the retry of a message
+                waiting.add(Work.model_validate_json(job.args[1]["data"]).number)
+        self.report.messages.count(await self.times(HANDLED), dead, waiting)
+        self.report.jobs.count(await self.times(RAN), dead_jobs, waiting_jobs)
+        known = (STREAM.encode(), keys.dlq(QUEUE).encode())
         for key in await self.client.execute_command("KEYS", "*"):
             if not key.startswith(known) and int(await self.client.execute_command("TTL", key)) < 0:
-                report.leftover_keys.append(key.decode())
+                self.report.leftover_keys.append(key.decode())
 
 
 async def run_chaos(plan: Plan, console: Console) -> Report:
@@ -264,17 +316,20 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
     with Server(persistent=True) as server, tempfile.TemporaryDirectory() as folder:
         run = _Run(plan, server, folder)
         console.print(
-            f"{run.report.server}: {plan.messages:,} messages, {plan.workers} workers; every "
-            f"{TICK_S * 1000:.0f} ms {plan.kill:.0%} SIGKILL, {plan.restart:.0%} Redis restart"
+            f"{run.report.server}: {plan.messages:,} messages, {plan.jobs:,} jobs, "
+            f"{plan.workers} workers; every {TICK_S * 1000:.0f} ms {plan.kill:.0%} SIGKILL, "
+            f"{plan.restart:.0%} Redis restart"
         )
-        events = [Work(number=n, kind=kind) for n, kind in enumerate(run.kinds())]
+        messages, jobs = run.deal(plan.messages), run.deal(plan.jobs)
         start = time.monotonic()
         keeper = asyncio.create_task(run.keep_workers())
         faults = asyncio.create_task(run.cause_faults())
         try:
             async with asyncio.TaskGroup() as producers:
                 for index in range(plan.producers):
-                    producers.create_task(run.produce(events[index :: plan.producers]))
+                    share = slice(index, None, plan.producers)
+                    producers.create_task(run.produce(run.publish, messages[share]))
+                    producers.create_task(run.produce(run.enqueue, jobs[share]))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(plan.timeout):
                     await run.settle()
@@ -306,12 +361,26 @@ async def _stop(workers: list[asyncio.subprocess.Process]) -> None:
 def report_table(report: Report) -> Table:
     """Draw the report."""
     verdict = "[green]nothing lost[/green]" if report.passed else "[red]FAILED[/red]"
-    table = Table(title=f"Chaos: {verdict}", title_justify="left", show_header=False)
-    for name, value in report.as_dict().items():
-        if not name.endswith("_s"):
-            table.add_row(name.replace("_", " "), str(value) if value != [] else "-")
-    for name, times in (("recovery", report.recovery_s), ("resume", report.resume_s)):
-        if times:
-            summary = f"median {median(times):.1f} s, longest {max(times):.1f} s ({len(times)})"
-            table.add_row(name, summary)
+    table = Table(title=f"Chaos: {verdict}", title_justify="left")
+    for column in ("", "messages", "jobs"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, value in asdict(report.messages).items():
+        table.add_row(name.replace("_", " "), f"{value:,}", f"{getattr(report.jobs, name):,}")
+    table.add_section()
+    facts = {
+        "workers killed": str(report.workers_killed),
+        "Redis restarts": str(report.redis_restarts),
+        "recovery": _spread(report.recovery_s),
+        "resume": _spread(report.resume_s),
+        "leftover keys": ", ".join(report.leftover_keys) or "none",
+        "seconds": f"{report.seconds:g}",
+    }
+    for name, value in facts.items():
+        table.add_row(name, value)
     return table
+
+
+def _spread(times: list[float]) -> str:
+    if not times:
+        return "-"
+    return f"median {median(times):.1f} s, longest {max(times):.1f} s"

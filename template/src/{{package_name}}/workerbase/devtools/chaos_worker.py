@@ -4,15 +4,23 @@
 import asyncio
 import os
 import sys
+from typing import Any, cast
+
+from arq.worker import func
 
 from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..events import Event, EventContext, EventRouter
 from ..runner import run
+from ..task_utils import get_redis
+from ..types import Ctx, RedisClient
 
 STREAM = "chaos"
-HANDLED = "chaos:handled"
-"""Hash of message number to the number of times it was handled."""
+HANDLED, RAN = "chaos:handled", "chaos:ran"
+"""Hashes of message and job number to the number of times it was handled, or ran."""
+
+MAX_TRIES = 10
+"""Of messages and jobs that are there when their worker dies."""
 
 router = EventRouter()
 
@@ -27,13 +35,23 @@ class Work(Event, type="work", stream=STREAM):
 @router.on(Work)
 async def handle(event: Work, ctx: EventContext) -> None:
     """Handle it, fail, or die, as the message says."""
+    await work(ctx.redis, HANDLED, event.number, event.kind)
+
+
+async def job(ctx: Ctx, number: int, kind: str) -> None:
+    """Do the same as a job."""
+    await work(cast("RedisClient", get_redis(ctx)), RAN, number, kind)
+
+
+async def work(redis: RedisClient, record: str, number: int, kind: str) -> None:
+    """Work, fail or die."""
     await asyncio.sleep(0.002)
-    if event.kind == "toxic":
-        msg = "toxic message"
+    if kind == "toxic":
+        msg = "toxic"
         raise ValueError(msg)
-    if event.kind == "killer":
+    if kind == "killer":
         os._exit(9)
-    await ctx.redis.execute_command("HINCRBY", HANDLED, event.number, 1)
+    await redis.execute_command("HINCRBY", record, number, 1)
 
 
 def load() -> type[BaseArqWorkerSettings]:
@@ -43,6 +61,8 @@ def load() -> type[BaseArqWorkerSettings]:
     class ChaosSettings(BaseArqWorkerSettings):
         config = chaos_config
         router = chaos_router
+        # Kills come from outside, too, and must not condemn a good job.
+        functions = (func(cast("Any", job), name="job", max_tries=MAX_TRIES),)
 
     return ChaosSettings
 

@@ -24,7 +24,8 @@ def demo(app: App, messages: int) -> None:
 
 
 @click.command()
-@click.option("--messages", default=20_000, show_default=True, type=click.IntRange(1))
+@click.option("--messages", default=20_000, show_default=True, type=click.IntRange(0))
+@click.option("--jobs", default=20_000, show_default=True, type=click.IntRange(0))
 @click.option("--workers", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--producers", default=4, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -38,14 +39,14 @@ def demo(app: App, messages: int) -> None:
     default=0.05,
     show_default=True,
     type=SHARE,
-    help="Share of messages that always fail.",
+    help="Share of messages and jobs that always fail.",
 )
 @click.option(
     "--killers",
     default=5,
     show_default=True,
     type=click.IntRange(0),
-    help="Messages that kill their worker.",
+    help="So many messages and jobs kill their worker.",
 )
 @click.option("--lease", default=5.0, show_default=True, help="Lease in seconds.")
 @click.option("--seed", type=int, help="Makes the faults come in the same order again.")
@@ -53,7 +54,7 @@ def demo(app: App, messages: int) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @pass_app
 def chaos(app: App, /, as_json: bool, **options: Any) -> None:
-    """Kill workers and restart Redis under load; fail if a message is lost."""
+    """Kill workers and restart Redis under load; fail if a message or job is lost."""
     from .chaos import Plan, report_table, run_chaos  # noqa: PLC0415
 
     report = asyncio.run(run_chaos(Plan(**options), app.console))
