@@ -13,8 +13,10 @@ from arq.worker import RetryJob, Worker, create_worker
 from workerbase import BaseArqWorkerSettings, WorkerConfig, task, wire
 from workerbase.devtools.server import Server
 from workerbase.errors import JobFailedError, PermanentError, TransientError, WorkerError
+from workerbase.retry import RetryPolicy
 from workerbase.task_utils import (
     JobInfo,
+    Task,
     enqueue_at,
     enqueue_in,
     enqueue_once,
@@ -170,7 +172,25 @@ async def test_the_decorated_function_keeps_its_name_and_arguments() -> None:
     assert await add({}, 2, b=5) == 7
     assert (add.__name__, add.__doc__) == ("add", "Add.")
     function = add.for_arq()
-    assert (function.name, function.max_tries, function.timeout_s) == (add.name, 5, None)
+    assert (function.name, function.max_tries, function.timeout_s) == (add.name, None, None)
+
+
+async def test_what_a_task_does_not_declare_is_the_workers() -> None:
+    @task(backoff=2.0, permanent=(KeyError,))
+    async def careless(ctx: Ctx) -> None: ...
+
+    worker = RetryPolicy(max_retries=9, base=1.0, cap=7.0, permanent=(OSError,))
+    policy = careless.policy(worker)
+
+    assert (policy.max_retries, policy.base, policy.cap) == (9, 2.0, 7.0)
+    assert policy.permanent == (KeyError, OSError)
+
+
+async def test_a_task_can_be_a_cron_job() -> None:
+    job = careful.cron(hour=3, minute=0)
+
+    assert (job.name, job.hour, job.max_tries) == ("cron:careful", 3, 3)
+    assert Task.of(job) is careful
 
 
 async def test_a_call_of_a_task_can_be_enqueued_by_name_and_by_either_client(ctx: Ctx) -> None:

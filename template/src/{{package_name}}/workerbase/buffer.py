@@ -20,7 +20,7 @@ class Startable(Protocol):
 
 T = TypeVar("T", bound=Startable)
 
-AHEAD_S = 0.05
+AHEAD_S = 0.02
 _SMOOTHING = 0.05
 _FASTEST_S = 1e-4
 

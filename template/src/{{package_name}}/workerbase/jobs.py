@@ -465,13 +465,8 @@ class JobWorker(Worker):
 
     def _policy_of(self, default: RetryPolicy, function: Function | CronJob) -> RetryPolicy:
         task = Task.of(function)
-        if task is None:
-            return replace(default, max_retries=self._max_tries(function))
-        return replace(
-            task.policy,
-            permanent=(*task.policy.permanent, *default.permanent),
-            transient=(*task.policy.transient, *default.transient),
-        )
+        policy = default if task is None else task.policy(default)
+        return replace(policy, max_retries=self._max_tries(function))
 
     def _log_start(self, attempt: Attempt) -> None:
         if not logger.isEnabledFor(logging.INFO):

@@ -3,10 +3,11 @@
 
 import functools
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
+from arq import cron as arq_cron
 from arq.connections import ArqRedis
 from arq.cron import CronJob
 from arq.jobs import Job
@@ -34,14 +35,17 @@ class Task(Generic[P, R]):
     def __init__(
         self,
         function: Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]],
-        policy: RetryPolicy,
         timeout: float | timedelta | None,
+        permanent: ErrorTypes,
+        transient: ErrorTypes,
+        **limits: Any,
     ) -> None:
         functools.update_wrapper(self, function)
         self.name = function.__qualname__
-        self.policy = policy
-        self.timeout = timeout
         self._function = function
+        self._permanent, self._transient = permanent, transient
+        self._limits = {name: value for name, value in limits.items() if value is not None}
+        self._options: dict[str, Any] = {"max_tries": limits["max_retries"], "timeout": timeout}
 
     async def __call__(self, ctx: Ctx, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here and now."""
@@ -50,6 +54,21 @@ class Task(Generic[P, R]):
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the call of this task with these arguments, to be enqueued."""
         return Call(self.name, args, kwargs)
+
+    def policy(self, default: RetryPolicy) -> RetryPolicy:
+        """Return the worker's policy with what this task declared for itself."""
+        return replace(
+            default,
+            permanent=(*self._permanent, *default.permanent),
+            transient=(*self._transient, *default.transient),
+            **self._limits,
+        )
+
+    def cron(self, **schedule: Any) -> CronJob:
+        """Return a cron job of this task; the arguments are those of ``arq.cron``."""
+        name = f"cron:{self.name}"
+        options: dict[str, Any] = {"name": name, **self._options, **schedule}
+        return arq_cron(cast("Any", self.for_arq().coroutine), **options)
 
     @staticmethod
     def of(function: Function | CronJob) -> "Task[..., Any] | None":
@@ -69,27 +88,29 @@ class Task(Generic[P, R]):
             except (ArqRetry, RetryJob):
                 raise
             except Exception as exc:
-                decision = self.policy.decide(exc, job_info(ctx).attempt)
+                config = ctx.get("config")
+                known = config.retry_policy() if isinstance(config, WorkerConfig) else RetryPolicy()
+                decision = self.policy(known).decide(exc, job_info(ctx).attempt)
                 if isinstance(decision, Retry):
                     raise ArqRetry(decision.delay) from exc
                 raise
 
         run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
-        options: dict[str, Any] = {"max_tries": self.policy.max_retries, "timeout": self.timeout}
-        return func(cast("Any", run), name=self.name, **options)
+        return func(cast("Any", run), name=self.name, **self._options)
 
 
 def task(
     *,
-    max_retries: int = 5,
-    backoff: float = 1.0,
-    backoff_max: float = 300.0,
+    max_retries: int | None = None,
+    backoff: float | None = None,
+    backoff_max: float | None = None,
     permanent: ErrorTypes = (),
     transient: ErrorTypes = (),
     timeout: float | timedelta | None = None,
 ) -> Callable[[Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]]], Task[P, R]]:
     """Declare a task: retried with exponential backoff and full jitter when it raises.
 
+    What is not given is the worker's: ``WORKER_MAX_RETRIES``, ``WORKER_RETRY_BACKOFF`` and so on.
     The last try raises its own exception, so that the job is recorded as failed with the real
     reason.
 
@@ -101,8 +122,8 @@ def task(
         transient: exceptions to retry although a base class of theirs is permanent.
         timeout: of one try, in seconds, instead of the worker's ``job_timeout``.
     """
-    policy = RetryPolicy(max_retries, backoff, backoff_max, permanent, transient)
-    return lambda function: Task(function, policy, timeout)
+    limits = {"max_retries": max_retries, "base": backoff, "cap": backoff_max}
+    return lambda function: Task(function, timeout, permanent, transient, **limits)
 
 
 @dataclass(frozen=True, slots=True)
