@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from arq.connections import ArqRedis
 from arq.worker import func
+from waiting import until
 from workerbase.base import BaseArqWorkerSettings
 from workerbase.config import WorkerConfig
 from workerbase.connect import connect
@@ -25,22 +25,6 @@ from workerbase.types import RedisClient
 
 QUEUE = "arq:queue"
 BASE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
-
-
-async def until(
-    condition: Callable[[], Awaitable[object] | object], timeout: float = 20.0, what: str = ""
-) -> Any:
-    """Wait until ``condition`` holds and return what it returned."""
-    deadline = time.monotonic() + timeout
-    while True:
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
-        await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import inspect
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from workerbase import wire
@@ -34,24 +31,6 @@ class Work(Event, type="work", stream=STREAM):
     number: int
     kind: str = "good"
     seconds: float = 0.0
-
-
-async def until(
-    condition: Callable[[], Awaitable[object] | object],
-    timeout: float = 30.0,
-) -> Any:
-    """Wait until ``condition`` holds and return what it returned."""
-    deadline = time.monotonic() + timeout
-    while True:
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            code = inspect.getsource(condition).strip()
-            pytest.fail(f"not within {timeout:g} s: {code}")
-        await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

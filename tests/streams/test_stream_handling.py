@@ -14,8 +14,8 @@ from streamkit import (
     pending,
     run_jobs,
     send,
-    until,
 )
+from waiting import until
 from workerbase.config import WorkerConfig
 from workerbase.delivery.streams import publish
 from workerbase.devtools.server import Server

@@ -16,8 +16,8 @@ from streamkit import (
     pending,
     read_as,
     send,
-    until,
 )
+from waiting import until
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.events import EventContext, EventRouter

@@ -19,8 +19,8 @@ from streamkit import (
     read_as,
     run_jobs,
     send,
-    until,
 )
+from waiting import until
 from workerbase import keys, wire
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server

@@ -20,8 +20,8 @@ from streamkit import (
     record,
     run_jobs,
     send,
-    until,
 )
+from waiting import until
 from workerbase import probe
 from workerbase.config import WorkerConfig
 from workerbase.connect import OUTAGE_ERRORS

@@ -15,8 +15,8 @@ from streamkit import (
     pending,
     record,
     send,
-    until,
 )
+from waiting import until
 from workerbase import probe
 from workerbase.devtools.server import Server
 from workerbase.types import RedisClient

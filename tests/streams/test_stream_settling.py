@@ -21,8 +21,8 @@ from streamkit import (
     read_as,
     run_jobs,
     send,
-    until,
 )
+from waiting import until
 from workerbase import keys, scripts, wire
 from workerbase.base import requeue_to_stream
 from workerbase.config import WorkerConfig
