@@ -12,6 +12,7 @@ from workerbase import deadletter
 from workerbase.acks import BATCH, Acker
 from workerbase.breaker import MAX_PAUSE_S, Breaker
 from workerbase.buffer import Buffer
+from workerbase.dlq import DeadEntry
 from workerbase.errors import WorkerError
 from workerbase.events import Head
 from workerbase.lease import Delivery
@@ -480,3 +481,15 @@ def test_errors_that_differ_in_numbers_only_share_a_fingerprint() -> None:
     assert of("order 42 at 0x7f00dead") == of("order 43 at 0x7f00beef")
     assert of("no stock") != of("no money")
     assert of("no stock", "\udcff") != of("no stock")
+
+
+def test_a_message_that_calls_itself_a_job_or_often_replayed_is_a_message() -> None:
+    error = ValueError("no")
+    failure = deadletter.describe_failure(error, "work", "1-0")
+    published = {"type": "work", "data": "{}", "_job": "{}", "_history": "x", "_replays": "many"}
+
+    fields = deadletter.dead_letter(published, failure, "retries", 5)
+    entry = DeadEntry(EntryId("2-0"), fields)
+
+    assert not entry.is_job
+    assert (entry.replays, entry.as_dict()["attempts"], entry.as_dict()["history"]) == (0, 5, [])

@@ -153,9 +153,9 @@ class Attempt:
             "type": self.function_name,
             "data": wire.shown({"args": self.args, "kwargs": self.kwargs}),
             "_id": self.claim.job_id,
-            deadletter.JOB: wire.text(job or self.claim.job or b""),
         }
         more = {
+            deadletter.JOB: wire.text(job or self.claim.job or b""),
             deadletter.CONSUMER: worker,
             deadletter.HISTORY: wire.shown(history),
             deadletter.REPLAYS: str(history[-1]["dead"] - 1),

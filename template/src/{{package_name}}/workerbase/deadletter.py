@@ -70,10 +70,14 @@ def add_failure(payload: Payload, failure: Payload) -> Payload:
 def dead_letter(
     payload: Payload, failure: Payload, reason: Reason, attempt: int, **more: str
 ) -> Payload:
-    """Return the fields of a DLQ entry; attempts before a replay are counted, too."""
-    merged = add_failure(payload, failure) | more
+    """Return the fields of a DLQ entry; attempts before a replay are counted, too.
+
+    A message that calls itself a job is none: only ``more`` may say so.
+    """
+    message = {name: value for name, value in payload.items() if name not in (JOB, HISTORY)}
+    merged = add_failure(message, failure) | more
     merged[REASON] = reason
-    merged[ATTEMPTS] = str(_number(payload.get(ATTEMPTS)) + attempt)
+    merged[ATTEMPTS] = str(number(payload.get(ATTEMPTS)) + attempt)
     merged.pop(ENTRY_ID)
     return merged
 
@@ -90,7 +94,7 @@ def replayed(payload: Payload) -> Payload:
     still be understood.
     """
     fields = back_to_work(payload) | {
-        REPLAYS: str(_number(payload.get(REPLAYS)) + 1),
+        REPLAYS: str(number(payload.get(REPLAYS)) + 1),
         "_retries": "0",
     }
     if TRACEBACK in payload:
@@ -119,5 +123,6 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _number(value: str | None) -> int:
+def number(value: str | None) -> int:
+    """Return a count that a publisher may have written; 0 if it is none."""
     return int(value) if value and value.isdecimal() and len(value) < MAX_DIGITS else 0

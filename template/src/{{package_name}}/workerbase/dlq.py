@@ -58,7 +58,7 @@ class DeadEntry:
     @property
     def replays(self) -> int:
         """How often the message was replayed."""
-        return int(self.payload.get(deadletter.REPLAYS, "0"))
+        return deadletter.number(self.payload.get(deadletter.REPLAYS))
 
     def as_dict(self) -> dict[str, object]:
         """Return what there is to say, for ``--json``."""
@@ -71,7 +71,7 @@ class DeadEntry:
             "fingerprint": self.fingerprint,
             "failed_at": self.payload.get(deadletter.FAILED_AT, ""),
             "first_failed_at": self.payload.get(deadletter.FIRST_FAILED_AT, ""),
-            "attempts": int(self.payload.get(deadletter.ATTEMPTS, "0")),
+            "attempts": deadletter.number(self.payload.get(deadletter.ATTEMPTS)),
             "replays": self.replays,
             "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
