@@ -176,6 +176,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", f"benchmarks.{which}", *options, env=path)
 
 
+@nox.session
 def conformance(session: nox.Session) -> None:
     """Run arq's own tests, from the package index, with our worker in arq's place."""
     install(session, "conformance")
