@@ -1,7 +1,6 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; use ArqAdapter or BaseArqService.
 """The queue of jobs: arq's keys and wire format, each verb one atomic step."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from uuid import uuid4
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix, retry_key_prefix
 from arq.jobs import Job, serialize_job
+from arq.utils import timestamp_ms, to_ms
 
 from . import keys, lease, scripts, wire
 from .types import Call, RedisArg, RedisClient
@@ -90,7 +90,7 @@ class JobQueue:
         Returns:
             The jobs, and in how many seconds the first job that was left is due, if there is one.
         """
-        now = _now_ms()
+        now = timestamp_ms()
         first, *values = await scripts.claim(
             self._redis,
             [self.name],
@@ -117,7 +117,7 @@ class JobQueue:
         lost: list[str] = []
         ids = list(job_ids)
         for first in range(0, len(ids), BATCH):
-            until = _now_ms() + self._lease_ms
+            until = timestamp_ms() + self._lease_ms
             batch = ids[first : first + BATCH]
             reply = await scripts.renew_jobs(
                 self._redis, [self.name], [self._worker, until, self._lease_ms, *batch]
@@ -158,7 +158,7 @@ class JobQueue:
             job: its new serialized form, if it has one.
             uncounted: this try does not count, and other workers are told at once.
         """
-        due = _now_ms() + int(delay * 1000)
+        due = timestamp_ms() + int(delay * 1000)
         released = await scripts.release(
             self._redis,
             [self.name],
@@ -236,11 +236,11 @@ class NewJob:
         if _defer_until and _defer_by:
             msg = "use either '_defer_until' or '_defer_by' or neither, not both"
             raise RuntimeError(msg)
-        now = _now_ms()
-        due = now + (_ms(_defer_by) or 0)
+        now = timestamp_ms()
+        due = now + (to_ms(_defer_by) or 0)
         if _defer_until is not None:
             due = int(_defer_until.timestamp() * 1000)
-        expires = _ms(_expires) or max(due - now, 0) + _expires_extra_ms
+        expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
         job_id = _job_id or uuid4().hex
         job = serialize_job(function, args, kwargs, _job_try, now, serializer=serializer)
         return cls(
@@ -257,7 +257,7 @@ async def replay(redis: RedisClient, queue: str, entry_id: str, job_id: str, job
     Returns:
         1 if it was done, 0 if it had been done before, -1 if a job with its id waits.
     """
-    now = _now_ms()
+    now = timestamp_ms()
     return int(
         await scripts.replay_job(
             redis,
@@ -271,13 +271,3 @@ async def replay(redis: RedisClient, queue: str, entry_id: str, job_id: str, job
             [entry_id, job_id, job, expires_extra_ms, now, keys.wake(queue)],
         )
     )
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
-def _ms(duration: Duration | None) -> int | None:
-    if isinstance(duration, timedelta):
-        duration = duration.total_seconds()
-    return None if duration is None else int(duration * 1000)
