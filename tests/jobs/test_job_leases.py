@@ -197,7 +197,7 @@ async def test_a_job_whose_lease_ran_out_is_not_started_beside_itself(
             await pipe.execute()
         owner = in_progress_key_prefix + "job"
         await until(lambda: client.get(owner))  # claimed again
-        claims = worker._held["job"]
+        claims = await until(lambda: worker._held.get("job"))
         await asyncio.sleep(1.2)  # more than two leases: it is renewed
         assert await client.get(owner) == worker.name.encode()
         assert worker._held["job"] is claims
