@@ -9,8 +9,8 @@ import pytest
 from arq.constants import in_progress_key_prefix, result_key_prefix, retry_key_prefix
 from jobkit import QUEUE
 from workerbase import keys
-from workerbase.connect import connect
 from workerbase.config import WorkerConfig
+from workerbase.connect import connect
 from workerbase.devtools.server import Server
 from workerbase.jobqueue import BATCH, TRIES_TTL_MS, Claim, Ended, JobQueue, QueueClient, replay
 from workerbase.lease import IDLE_SHARE
