@@ -264,8 +264,9 @@ async def _functions(redis: ArqRedis, ids: list[str], loads: Deserializer) -> di
         return found
     (jobs,) = await _pipelined(redis, [("MGET", *(job_key_prefix + job for job in ids))])
     for job_id, job in zip(ids, jobs, strict=True):
-        with contextlib.suppress(SerializationError):
-            found[job_id] = str(deserialize_job_raw(job or b"", deserializer=loads)[0])
+        if job is not None:
+            with contextlib.suppress(SerializationError):
+                found[job_id] = str(deserialize_job_raw(job, deserializer=loads)[0])
     return found
 
 

@@ -17,8 +17,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from .. import keys
 from ..connect import OUTAGE_ERRORS
-from ..overview import Overview, overview
+from ..overview import LOOKED_AT, Overview, overview
+from ..status import LAG_COUNT_LIMIT
 from .app import App, ago
 
 EVERY_S = 2.0
@@ -41,6 +43,7 @@ class Section:
     """A table with a title, which is cut to the lines that there are."""
 
     title: str
+    """Without one there is only the head of the table."""
     columns: Sequence[str]
     """Those that begin with ``>`` are set to the right and never cut."""
     rows: Sequence[Sequence[Cell]]
@@ -50,15 +53,20 @@ class Section:
     @property
     def overhead(self) -> int:
         """Lines that it takes beside its rows."""
-        return 2 if self.rows else 1
+        return bool(self.title) + bool(self.rows)
 
     def draw(self, count: int) -> RenderableType:
         """Draw it with ``count`` rows."""
-        shown = f"; {count} shown" if count < self.total else ""
-        heading = Rule(_line(self.title + shown, "bold"), align="left", style="dim")
-        if not self.rows:
-            return heading
-        return Stack(heading, _table(self.columns, self.rows[:count]))
+        shown = f"{count} shown" if count < self.total else ""
+        first, *others = self.columns
+        columns = [first if self.title or not shown else f"{first} ({shown})", *others]
+        parts: list[RenderableType] = []
+        if self.title:
+            title = _line("; ".join(filter(None, (self.title, shown))), "bold")
+            parts.append(Rule(title, align="left", style="dim"))
+        if self.rows:
+            parts.append(_table(columns, self.rows[:count]))
+        return Stack(*parts)
 
 
 class View:
@@ -94,20 +102,19 @@ class View:
             return
         found, wide = samples[-1], options.max_width >= WIDE
         room = (options.height or console.height) - len(head)
-        streams = _streams(samples, wide=wide)
-        left = [_workers(found), _in_flight(found)]
-        right = [_later(found), *_dead(found, wide=wide)]
-        columns = [left, right] if wide else [[*left, *right]]
+        left, right = [_workers(found), _in_flight(found)], [_later(found)]
+        dead = _dead(found, wide=wide)
         # However many streams there are, the rest keeps a row of each section.
-        least = max(sum(s.overhead + min(1, s.total) for s in column) for column in columns)
-        count = max(1, min(len(streams.rows), room - least - streams.overhead))
-        yield streams.draw(count)
-        below = [_fit(column, room - count - streams.overhead) for column in columns]
-        grid = Table.grid(expand=True, padding=(0, 2, 0, 0), pad_edge=False)
-        for _ in below:
-            grid.add_column(ratio=1)
-        grid.add_row(*below)
-        yield grid
+        least = sum(s.overhead + min(1, len(s.rows)) for s in (*left, *right, dead))
+        streams = _streams(samples, max(1, room - 1 - least), wide=wide)
+        yield streams.draw(len(streams.rows))
+        room -= streams.overhead + len(streams.rows)
+        if not wide:
+            yield _fit([*left, *right, dead], room)
+            return
+        bottom = min(dead.overhead + len(dead.rows), room // 2)
+        yield _beside(_fit(left, room - bottom), _fit(right, room - bottom))
+        yield _fit([dead], bottom)
 
     def _head(self, samples: Sequence[Overview]) -> list[Text]:
         if not samples:
@@ -136,12 +143,19 @@ def follow(app: App, every: float) -> None:
             return overview(redis, config, router, loads=loads, before=view.last)
 
         with Live(view, console=app.console, screen=True, refresh_per_second=2):
-            while True:
-                await step(view, sample)
-                await asyncio.sleep(every)
+            await repeat(view, sample, every)
 
     with contextlib.suppress(KeyboardInterrupt):
         app.with_redis(work)
+
+
+async def repeat(view: View, sample: Callable[[], Awaitable[Overview]], every: float) -> None:
+    """Take samples until cancelled."""
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    # redis-py waits with asyncio.wait_for, which swallows a Ctrl-C that comes with the result.
+    while not task.cancelling():
+        await step(view, sample)
+        await asyncio.sleep(0 if task.cancelling() else every)
 
 
 async def step(view: View, sample: Callable[[], Awaitable[Overview]]) -> None:
@@ -174,6 +188,14 @@ def share(wanted: Sequence[int], room: int) -> list[int]:
 def _fit(sections: Sequence[Section], room: int) -> RenderableType:
     counts = share([len(s.rows) for s in sections], room - sum(s.overhead for s in sections))
     return Stack(*(section.draw(count) for section, count in zip(sections, counts, strict=True)))
+
+
+def _beside(*parts: RenderableType) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 2, 0, 0), pad_edge=False)
+    for _ in parts:
+        grid.add_column(ratio=1)
+    grid.add_row(*parts)
+    return grid
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -212,46 +234,40 @@ def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
     return _number((now - before) / (ended - began))
 
 
-def _streams(samples: Sequence[Overview], *, wide: bool) -> Section:
-    width = 40 if wide else 10
-    found = samples[-1]
+def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
+    """Tell of the streams, of the busiest if there are too many, and of the queue."""
+    found, width = samples[-1], 40 if wide else 10
 
-    def row(*cells: Cell, parked: int, waiting: Sequence[int], dlq: int) -> list[Cell]:
-        lag = [_number(waiting[-1]), Text(spark(waiting, width), "cyan")]
-        more = [_number(parked, "yellow")] if wide else []
-        return [cells[0], *lag, *cells[1:], *more, _number(dlq, "red")]
+    def lag(values: Sequence[int], unknown: str = "") -> tuple[Cell, Cell]:
+        return _number(values[-1]).append(unknown), Text(spark(values, width), "cyan")
 
+    streams = list(enumerate(found.status.streams))
+    if most <= len(streams):
+        streams.sort(key=lambda item: -item[1].lag - item[1].pending)
     rows: list[list[Cell]] = []
-    for index, stream in enumerate(found.status.streams):
+    for index, stream in streams[: max(0, most - 1)]:
         series = [sample.status.streams[index] for sample in samples]
+        at_limit = stream.delivered is None and stream.lag == LAG_COUNT_LIMIT
         rows.append(
-            row(
+            [
                 stream.name,
+                *lag([one.lag for one in series], "+" if at_limit else ""),
                 _rate(samples, [one.added for one in series]),
                 _rate(samples, [one.settled for one in series]),
                 _number(stream.pending),
                 ago(stream.oldest_pending_s),
-                parked=stream.parked,
-                waiting=[one.lag for one in series],
-                dlq=stream.dlq,
-            )
+                *([_number(stream.parked, "yellow")] if wide else ()),
+                _number(stream.dlq, "red"),
+            ]
         )
     queue = found.status.queue
-    rows.append(
-        row(
-            f"{queue.name} (jobs)",
-            _number(None),
-            _number(None),
-            _number(found.jobs),
-            _number(None),
-            parked=0,
-            waiting=[sample.status.queue.due for sample in samples],
-            dlq=queue.dlq,
-        )
-    )
+    due = lag([sample.status.queue.due for sample in samples])
+    jobs = [_number(None), _number(None), _number(found.jobs), _number(None)]
+    parked = [_number(None)] if wide else ()
+    rows.append([f"{queue.name} (jobs)", *due, *jobs, *parked, _number(queue.dlq, "red")])
     columns = ("stream", ">waiting", ">", ">in/s", ">out/s", ">in work", ">oldest")
     more = (">parked",) if wide else ()
-    return Section("Streams", (*columns, *more, ">DLQ"), rows, len(rows))
+    return Section("", (*columns, *more, ">DLQ"), rows, len(streams) + 1)
 
 
 def _workers(found: Overview) -> Section:
@@ -270,7 +286,7 @@ def _workers(found: Overview) -> Section:
 
 def _in_flight(found: Overview) -> Section:
     rows = [
-        (ago(item.age_s).rjust(5), item.what, item.id, _number(item.tries), item.worker)
+        (ago(item.age_s), item.what, item.id, _number(item.tries), item.worker)
         for item in found.in_flight
     ]
     total = found.jobs + sum(stream.pending for stream in found.status.streams)
@@ -292,24 +308,22 @@ def _later(found: Overview) -> Section:
     return Section(title, (">in", "stream or function", "id", "kind"), rows, later.total)
 
 
-def _dead(found: Overview, *, wide: bool) -> list[Section]:
-    sections: list[Section] = []
-    for dead in found.dead:
-        if not dead.total:
-            continue
-        rows = [
-            (
-                _number(group.count),
-                group.fingerprint,
-                *((group.event_type, group.reason) if wide else ()),
-                ago(max(0.0, found.at - group.newest)),
-                group.error,
-            )
-            for group in dead.groups
-        ]
-        more = ("type", "reason") if wide else ()
-        of = f", by error of the newest {dead.looked_at:,}" if dead.looked_at < dead.total else ""
-        title = f"{dead.name}: {dead.total:,}{of}"
-        columns = (">count", "error id", *more, ">newest", "error")
-        sections.append(Section(title, columns, rows, len(rows)))
-    return sections or [Section("Dead letters: 0", (), (), 0)]
+def _dead(found: Overview, *, wide: bool) -> Section:
+    groups = [(dead.name, group) for dead in found.dead for group in dead.groups]
+    rows = [
+        (
+            _number(group.count),
+            group.fingerprint,
+            name.removesuffix(keys.DLQ_SUFFIX),
+            *((group.event_type, group.reason) if wide else ()),
+            ago(max(0.0, found.at - group.newest)),
+            group.error,
+        )
+        for name, group in sorted(groups, key=lambda item: -item[1].count)
+    ]
+    cut = any(dead.looked_at < dead.total for dead in found.dead)
+    newest = f" (groups: of the newest {LOOKED_AT:,} of a queue)" if cut else ""
+    title = f"Dead letters: {sum(dead.total for dead in found.dead):,}{newest}"
+    more = ("type", "reason") if wide else ()
+    columns = (">count", "error id", "stream or queue", *more, ">newest", "error")
+    return Section(title, columns, rows, len(rows))
