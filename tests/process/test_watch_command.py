@@ -144,6 +144,12 @@ def test_nothing_at_all_takes_few_lines() -> None:
     assert "error id" not in text
 
 
+def test_without_streams_it_says_that_only_workers_with_jobs_are_seen() -> None:
+    found = overview()
+    jobs_only = replace(found, status=replace(found.status, streams=()))
+    assert "Workers that have jobs: 8" in "\n".join(draw(view_of(jobs_only), 80, 24))
+
+
 def test_what_comes_out_of_redis_cannot_steer_the_terminal() -> None:
     nasty = "\x1b]0;title\x07\n\x9b31m\u202e\udcff"
     group = Group("0000000f", nasty, "retries", nasty, 1)
@@ -202,14 +208,14 @@ async def test_an_outage_is_a_sentence_over_the_last_sample_until_redis_is_back(
     await step(view, away)
     assert draw(view, 80, 24) == [
         "127.0.0.1:6379/0",
-        "Redis does not answer, trying again",
+        "Redis cannot be read, trying again",
         "Connection refused",
     ]
     await step(view, back)
-    assert "Redis does not answer" not in "".join(draw(view, 80, 24))
+    assert "Redis cannot be read" not in "".join(draw(view, 80, 24))
     await step(view, away)
     text = "\n".join(draw(view, 80, 24))
-    assert "Redis does not answer, trying again; this was 0." in text
+    assert "Redis cannot be read, trying again; this was 0." in text
     assert "Workers: 8" in text
 
 
@@ -296,10 +302,10 @@ def test_it_follows_outlives_an_outage_and_a_resize_and_ends_with_ctrl_c(
     own_project.redis.xadd("orders:dlq", {"type": "order", "_error_type": "E", "_error": "why"})
     terminal.until("E: why")
     own_project.server.kill()
-    terminal.until("Redis does not answer, trying again; this was ")
+    terminal.until("Redis cannot be read, trying again; this was ")
     assert "E: why" in terminal.screen
     own_project.server.start()
-    terminal.until("Redis does not answer", gone=True)
+    terminal.until("Redis cannot be read", gone=True)
     assert "parked" not in terminal.screen
     terminal.resize(160, 50)
     terminal.until("parked")
@@ -316,7 +322,7 @@ def test_without_redis_it_waits_for_it(own_project: Project) -> None:
     own_project.server.kill()
     terminal = Terminal(own_project, "status", "--watch", width=80, height=24)
     try:
-        terminal.until("Redis does not answer, trying again")
+        terminal.until("Redis cannot be read, trying again")
         own_project.server.start()
         terminal.until("Workers: 0")
         os.kill(terminal.pid, signal.SIGINT)

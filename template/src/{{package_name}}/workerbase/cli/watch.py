@@ -126,7 +126,7 @@ class View:
         if self._problem:
             old = f"; this was {ago(time.time() - samples[-1].at)} ago" if samples else ""
             head += [
-                _line(f"Redis does not answer, trying again{old}", "bold red"),
+                _line(f"Redis cannot be read, trying again{old}", "bold red"),
                 _line(self._problem, "red"),
             ]
         return head
@@ -281,7 +281,9 @@ def _workers(found: Overview) -> Section:
         for worker in found.workers
     ]
     columns = ("worker", ">messages", ">jobs", ">quiet for")
-    return Section(f"Workers: {len(rows):,}", columns, rows, len(rows))
+    # An idle worker that reads no stream leaves no trace in Redis.
+    name = "Workers" if found.status.streams else "Workers that have jobs"
+    return Section(f"{name}: {len(rows):,}", columns, rows, len(rows))
 
 
 def _in_flight(found: Overview) -> Section:
