@@ -9,29 +9,35 @@ fail without any change; a mutant that changes nothing is listed as ``equivalent
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
-import queue
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Literal
+
+import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BASE = Path("template", "src", "{{package_name}}", "workerbase")
 NEEDED = ("pyproject.toml", "tests", str(BASE))
 """What the tests of the base need of the repository."""
+PRELOADED = ("arq.worker", "click.testing", "copier", "hypothesis.stateful", "pydantic_settings")
+"""Imported once, for all tests together; most of a short test's time goes there."""
 TEST_TIMEOUT_S = 60
 """A test that hangs so long has noticed."""
-RUN_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 600
+RAN = 100
+"""Added to pytest's exit code: Python's own for an error is pytest's for a test that failed."""
 
 Outcome = Literal["killed", "killed by time-out", "survived", "error"]
 
@@ -82,27 +88,41 @@ def copy(target: Path) -> Path:
     return target
 
 
-def run_tests(folder: Path, tests: Iterable[str]) -> tuple[Outcome, str]:
+def run_tests(folder: Path, tests: Sequence[str]) -> tuple[Outcome, str]:
     """Run tests in a copy; return what that says about the mutant in it, and what they print."""
-    command = [
-        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-        "-p", "mutants.quick", "-o", f"timeout={TEST_TIMEOUT_S}", *tests,
-    ]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(folder / "tests")}
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output)
-        try:
-            code = process.wait(RUN_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # it stops its servers then
-            process.wait()
-            code = None
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=_test, args=(folder, tests, output.fileno()))
+        process.start()
+        process.join(RUN_TIMEOUT_S)
+        hung = process.is_alive()
+        if hung and process.pid:
+            os.kill(process.pid, signal.SIGINT)  # it stops its servers then
+            process.join()
         output.seek(0)
         said = output.read()
-    if code is None or (code == 1 and "Timeout (>" in said):
+    code = (process.exitcode or 0) - RAN
+    if hung or (code == pytest.ExitCode.TESTS_FAILED and "Timeout (>" in said):
         return "killed by time-out", said
-    # 0: all passed, 1: some failed; all else means that the tests did not run.
-    return {0: "survived", 1: "killed"}.get(code, "error"), said  # type: ignore[return-value]
+    outcomes: dict[int, Outcome] = {
+        pytest.ExitCode.OK: "survived",
+        pytest.ExitCode.TESTS_FAILED: "killed",
+    }
+    return outcomes.get(code, "error"), said
+
+
+def _test(folder: Path, tests: Sequence[str], output: int) -> None:
+    os.chdir(folder)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    places = str(folder / "tests")
+    os.environ["PYTHONPATH"] = sys.path[0] = places
+    options = (
+        "-x", "-q", "-p", "no:cacheprovider", "-p", "mutants.quick",
+        "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+        "-o", f"timeout={TEST_TIMEOUT_S}",
+    )  # fmt: skip
+    sys.exit(RAN + pytest.main([*options, *tests]))
 
 
 def run(mutant: Mutant, folder: Path) -> tuple[Outcome, str]:
@@ -120,9 +140,30 @@ def run(mutant: Mutant, folder: Path) -> tuple[Outcome, str]:
         compiled.unlink(missing_ok=True)
 
 
+class Bench:
+    """One of the processes that run mutants, with a copy of its own."""
+
+    folder: Path
+
+    @classmethod
+    def take(cls, folders: "SimpleQueue[Path]") -> None:
+        cls.folder = copy(folders.get())
+
+    @classmethod
+    def settle(cls, mutant: Mutant) -> tuple[Outcome, str, float]:
+        """Run a mutant; one without a name is the base as it is."""
+        began = time.monotonic()
+        outcome, said = (run if mutant.name else _unchanged)(mutant, cls.folder)
+        return outcome, said, time.monotonic() - began
+
+
+def _unchanged(mutant: Mutant, folder: Path) -> tuple[Outcome, str]:
+    return run_tests(folder, mutant.tests)
+
+
 def main() -> int:
     """Run the mutants that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-k", dest="names", default="", help="only those with this in their names")
     parser.add_argument("--at-once", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--trust", action="store_true", help="do not run the tests unchanged first")
@@ -131,30 +172,24 @@ def main() -> int:
     for mutant in chosen:
         mutant.place(ROOT / BASE)
     wanted = [mutant for mutant in chosen if not mutant.equivalent]
+    for module in PRELOADED:
+        importlib.import_module(module)
+
     counts: dict[str, int] = {}
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as temporary:
-        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        folders: SimpleQueue[Path] = fork.SimpleQueue()
         for number in range(options.at_once):
-            folders.put(copy(Path(temporary, str(number))))
-
-        def settle(mutant: Mutant | None) -> tuple[Outcome, str, float]:
-            folder, began = folders.get(), time.monotonic()
-            try:
-                if mutant is not None:
-                    return *run(mutant, folder), time.monotonic() - began
-                tests = dict.fromkeys(test for mutant in wanted for test in mutant.tests)
-                return *run_tests(folder, tests), time.monotonic() - began
-            finally:
-                folders.put(folder)
-
-        if wanted and not options.trust:
-            outcome, said, _ = settle(None)
-            if outcome != "survived":
-                print(said[-5000:], "\nthe tests fail without any mutant", sep="")
-                return 2
-        with ThreadPoolExecutor(options.at_once) as pool:
-            settled = pool.map(settle, wanted)
-            for mutant, (outcome, said, seconds) in zip(wanted, settled, strict=True):
+            folders.put(Path(temporary, str(number)))
+        with ProcessPoolExecutor(options.at_once, fork, Bench.take, (folders,)) as pool:
+            if wanted and not options.trust:
+                tests = list(dict.fromkeys(test for mutant in wanted for test in mutant.tests))
+                outcome, said, _ = pool.submit(Bench.settle, Mutant("", "", "", tests)).result()
+                if outcome != "survived":
+                    print(said[-5000:], "\nthe tests fail without any mutant", sep="")
+                    return 2
+            for mutant, settled in zip(wanted, pool.map(Bench.settle, wanted), strict=True):
+                outcome, said, seconds = settled
                 counts[outcome] = counts.get(outcome, 0) + 1
                 print(f"{outcome:18} {seconds:5.1f} s  {mutant.name}", flush=True)
                 if outcome == "error":
