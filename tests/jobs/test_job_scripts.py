@@ -277,3 +277,33 @@ async def test_a_tick_is_remembered_for_a_while(redis: QueueClient) -> None:
     await redis.set(keys.tick(QUEUE, "cron:any"), tick_ms)
     assert not await redis.enqueue_tick("any", tick_ms, "cron:any", _job_id="tick")
     assert await redis.enqueue_tick("any", tick_ms + 1, "cron:any", _job_id="tick")
+
+
+async def test_a_dead_job_is_not_enqueued_over_one_that_waits(
+    redis: QueueClient, client: RedisClient, queue: JobQueue
+) -> None:
+    await redis.enqueue_job("any", _job_id="job")
+    await queue.claim(1, 1)
+    await queue.bury(Ended("job", None, 0), [b"_id", b"job"], 10)
+    await redis.enqueue_job("any", _job_id="job", _defer_by=60)
+    waiting = await redis.get("arq:job:job")
+    ((entry_id, _),) = await redis.xrange(keys.dlq(QUEUE))
+    assert await replay(client, QUEUE, entry_id.decode(), "job", b"{}") == -1
+    assert await redis.get("arq:job:job") == waiting
+    assert await redis.xlen(keys.dlq(QUEUE)) == 1
+
+
+@pytest.mark.parametrize(("head", "told"), [("", True), ("runs", True), ("waits", False)])
+async def test_sleeping_workers_are_told_of_a_job_that_they_will_want_first(
+    redis: QueueClient, head: str, told: bool
+) -> None:
+    """Plain arq's workers leave what they run at the head of the queue."""
+    if head:
+        await redis.zadd(QUEUE, {head: 1})
+    if head == "runs":
+        await redis.set(in_progress_key_prefix + head, "1", px=60_000)
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(keys.wake(QUEUE))
+        await redis.enqueue_job("any", _job_id="job", _defer_by=60)
+        await redis.publish(keys.wake(QUEUE), "the end")
+        assert await heard(pubsub) == (b"job" if told else b"the end")
