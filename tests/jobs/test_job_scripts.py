@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -162,7 +163,9 @@ async def test_only_what_died_with_its_workers_is_suspect(
     for number in range(3):
         await redis.zadd(QUEUE, {f"job-{number}": number + (1.5 if crashed else 1.0)})
         await redis.set(f"{retry_key_prefix}job-{number}", 2)
-    assert len((await queue.claim(9, 9))[0]) == expected
+    claims, _ = await queue.claim(9, 9)
+    assert len(claims) == expected
+    assert {claim.suspect for claim in claims} == {crashed}
     assert len((await queue.claim(9, 9, suspects=False))[0]) == 0
 
 
@@ -194,6 +197,22 @@ async def test_the_first_lease_that_ends_is_waited_for(redis: QueueClient, queue
     await redis.set(in_progress_key_prefix + "second", "other", px=60_000)
     _, next_due = await queue.claim(2, 2)
     assert next_due == pytest.approx(2.0, abs=1.0)
+
+
+async def test_a_deferred_job_does_not_expire_before_it_is_due(redis: QueueClient) -> None:
+    await redis.enqueue_job("any", _job_id="job", _defer_by=1_000_000)
+    assert await redis.pttl("arq:job:job") > 1_000_000 * 1000
+    await redis.enqueue_job("any", _job_id="late", _defer_until=datetime.fromtimestamp(1, UTC))
+    assert await redis.pttl("arq:job:late") > 80_000_000, "as long as one that is due now"
+
+
+async def test_a_job_that_has_expired_already_can_be_enqueued(
+    redis: QueueClient, queue: JobQueue
+) -> None:
+    assert await redis.enqueue_job("any", _job_id="job", _expires=-1)
+    await asyncio.sleep(0.01)
+    ((claim,), _) = await queue.claim(1, 1)
+    assert claim.job is None
 
 
 # --- how jobs end

@@ -120,6 +120,8 @@ def _test(folder: Path, tests: Sequence[str], output: int) -> None:
     options = (
         "-x", "-q", "-p", "no:cacheprovider", "-p", "mutants.quick",
         "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+        # Of what pytest leaves open where it stops early.
+        "-W", "ignore::pytest.PytestUnraisableExceptionWarning",
         "-o", f"timeout={TEST_TIMEOUT_S}",
     )  # fmt: skip
     sys.exit(RAN + pytest.main([*options, *tests]))
