@@ -135,6 +135,26 @@ async def test_more_leases_are_renewed_than_fit_into_one_command(each: RedisClie
     assert max(row["time_since_delivered"] for row in await pending(each)) < 30_000
 
 
+async def test_the_lease_of_what_was_taken_over_is_renewed_while_it_runs(
+    redis: RedisClient, server: Server, config_for: ConfigFor
+) -> None:
+    router, seen = EventRouter(), list[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        seen.append(ctx.deliveries)
+        await asyncio.sleep(1.5)
+
+    await make_group(redis)
+    (entry_id,) = await send(redis, 1)
+    await abandon_first(redis, entry_id)
+    config = config_for(server, lease_timeout=0.5)
+    async with consuming(router, config) as first, consuming(router, config) as second:
+        await until(lambda: first.counts["handled"] + second.counts["handled"])
+        await until(lambda: first.is_idle and second.is_idle)
+    assert seen == [2]
+
+
 # --- what may have killed its worker
 
 

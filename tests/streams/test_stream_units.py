@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -430,6 +431,13 @@ async def test_settling_is_repeated_until_redis_takes_it() -> None:
     assert len(redis.sent) == 3
 
 
+async def test_a_retry_is_due_after_its_delay() -> None:
+    redis, began = FakeRedis(), time.time()
+    await settler(redis).retry(delivery(1, data=b"{}"), ValueError("no"), Retry(30.0))
+    due = int(redis.sent[0][-1]) / 1000
+    assert began + 29 < due < time.time() + 31
+
+
 async def test_settling_gives_up_in_a_drain_since_the_entry_can_be_handed_back() -> None:
     redis = FakeRedis(OutOfMemoryError("OOM"))
     draining = settler(redis)
@@ -446,6 +454,15 @@ async def test_only_the_owner_dead_letters(reply: int, outcome: str) -> None:
         await settler(redis).set_aside(entry, ValueError("no"), DeadLetter("permanent"), 1)
         == outcome
     )
+
+
+@pytest.mark.parametrize(("reason", "attempts"), [("unknown", b"0"), ("retries", b"5")])
+async def test_what_is_parked_has_not_been_tried(reason: Any, attempts: bytes) -> None:
+    redis = FakeRedis(0)
+    entry = delivery(1, data=b"{}")
+    await settler(redis).set_aside(entry, ValueError("no"), DeadLetter(reason), 5)
+    sent = [part if isinstance(part, bytes) else str(part).encode() for part in redis.sent[0]]
+    assert sent[sent.index(b"_attempts") + 1] == attempts
 
 
 async def test_entries_that_a_full_dead_letter_queue_drops_are_told(caplog: Any) -> None:
