@@ -172,6 +172,35 @@ async def test_a_full_worker_does_not_ask_again_and_again(
         go.set()
 
 
+async def test_a_worker_that_was_full_is_idle_again_when_a_slot_is_free(
+    server: Server, config_for: ConfigFor
+) -> None:
+    ran = asyncio.Event()
+
+    async def job(ctx: Ctx) -> None:
+        ran.set()
+
+    config = config_for(server, max_jobs=1, poll_delay=30, lease_timeout=60)
+    async with client_of(config) as client, working(config, job):
+        await until(lambda: client.scard(f"{QUEUE}:idle"))
+        new = client.new_job("job")  # not handed over: it claims this one
+        await client.set(new.keys[0], cast("bytes", new.args[1]))
+        await client.zadd(QUEUE, {new.job_id: 1})
+        await client.publish(keys.wake(QUEUE), new.job_id)
+        await ran.wait()
+        await until(lambda: client.scard(f"{QUEUE}:idle"), 5)
+
+
+async def test_an_idle_worker_says_so_again_before_that_is_forgotten(
+    server: Server, config_for: ConfigFor
+) -> None:
+    config = config_for(server, poll_delay=0.05, lease_timeout=2)
+    async with client_of(config) as client, working(config):
+        await until(lambda: client.scard(f"{QUEUE}:idle"))
+        await asyncio.sleep(2.5)
+        assert await client.scard(f"{QUEUE}:idle")
+
+
 async def test_the_queue_is_polled_as_often_as_configured(
     server: Server, config_for: ConfigFor
 ) -> None:

@@ -456,6 +456,14 @@ async def test_only_the_owner_dead_letters(reply: int, outcome: str) -> None:
     )
 
 
+@pytest.mark.parametrize("decision", [Retry(1.0), DeadLetter("retries")])
+async def test_what_has_failed_is_held_no_longer(decision: Retry | DeadLetter) -> None:
+    desk, entry = settler(FakeRedis(1)), delivery(1, data=b"{}")
+    desk.held[entry.stream][entry.entry_id] = entry
+    await desk.failed(entry, Head.of(entry), ValueError("no"), decision)
+    assert not desk.held["work"]
+
+
 @pytest.mark.parametrize(("reason", "attempts"), [("unknown", b"0"), ("retries", b"5")])
 async def test_what_is_parked_has_not_been_tried(reason: Any, attempts: bytes) -> None:
     redis = FakeRedis(0)
