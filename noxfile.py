@@ -101,7 +101,7 @@ def coverage(session: nox.Session) -> None:
 
     Not with Python 3.11, whose tracing loses what follows `asyncio.run`. Arguments are tests.
     """
-    install(session, "test")
+    install(session, "test", "types")
     tests = session.posargs or [f"tests/{name}" for name in ("base", "streams", "jobs", "process")]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=show_pyenv_pythons())

@@ -141,7 +141,7 @@ async def test_a_stale_claim_of_a_job_that_is_claimed_anew_is_not_started(
 # --- when it looks again
 
 
-async def test_a_full_worker_does_not_ask_again_and_again(
+async def test_a_full_worker_does_not_ask_again_and_again_and_goes_on_when_a_slot_is_free(
     server: Server, config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
@@ -155,7 +155,9 @@ async def test_a_full_worker_does_not_ask_again_and_again(
 
     async def hold(ctx: Ctx) -> None:
         await go.wait()
+        ended.append(ctx["job_id"])
 
+    ended: list[object] = []
     monkeypatch.setattr(JobQueue, "claim", counted)
     config = config_for(server, max_jobs=1, poll_delay=30, lease_timeout=60)
     async with client_of(config) as client, working(config, hold) as worker:
@@ -170,6 +172,25 @@ async def test_a_full_worker_does_not_ask_again_and_again(
         await asyncio.sleep(0.3)
         assert asked - before <= 2
         go.set()
+        await until(lambda: "tried" in ended, 5)
+
+
+async def test_a_retry_without_a_delay_follows_at_once(
+    server: Server, config_for: ConfigFor
+) -> None:
+    tries: list[object] = []
+
+    async def job(ctx: Ctx) -> None:
+        tries.append(ctx["job_try"])
+        if len(tries) == 1:
+            raise ValueError
+
+    config = config_for(
+        server, poll_delay=30, lease_timeout=60, retry_backoff=0, retry_backoff_max=0
+    )
+    async with client_of(config) as client, working(config, job):
+        await client.enqueue_job("job")
+        await until(lambda: tries == [1, 2], 5)
 
 
 async def test_a_worker_that_was_full_is_idle_again_when_a_slot_is_free(

@@ -80,6 +80,92 @@ async def test_fast_handlers_let_the_buffer_read_ahead_and_slow_ones_do_not() ->
     assert await buffer.room() == 20
 
 
+async def test_what_runs_leaves_less_room_and_an_empty_buffer_takes_what_there_is() -> None:
+    buffer = Buffer(4, 0)
+    buffer.add(delivery(number) for number in range(3))
+    for _ in range(3):
+        buffer.take()
+    assert await buffer.room() == 1
+
+
+async def test_entries_are_read_in_large_bites_while_some_wait() -> None:
+    buffer = Buffer(20, 500)
+    buffer._mean_s = 1e-4
+    buffer.add(delivery(number) for number in range(300))
+    reader = asyncio.create_task(buffer.room())
+    await turn()
+    assert not reader.done(), "220 of 520 are not worth a round trip yet"
+    for _ in range(40):
+        buffer.take()
+        buffer.done(1e-4)
+    assert await reader >= 260
+
+
+async def test_a_paused_buffer_reads_nothing_until_it_is_resumed() -> None:
+    buffer = Buffer(2, 0)
+    buffer.pause()
+    reader = asyncio.create_task(buffer.room())
+    await turn()
+    assert not reader.done()
+    buffer.resume()
+    assert await reader == 2
+
+
+async def test_entries_start_in_their_order() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    assert [buffer.take() for _ in range(4)] == [*entries, None]
+
+
+async def test_slots_that_wait_are_woken_only_for_what_may_start() -> None:
+    buffer, woken = Buffer(3, 0), list[int]()
+
+    async def slot(number: int) -> None:
+        while True:
+            await buffer.wait()
+            woken.append(number)
+
+    slots = [asyncio.create_task(slot(number)) for number in range(3)]
+    await turn()
+    buffer.pause()
+    buffer.add([delivery(1)])
+    await turn()
+    assert woken == []
+    buffer.resume()
+    await turn()
+    assert woken == [0]
+    for task in slots:
+        task.cancel()
+    await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_what_was_put_back_is_the_next() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    first = buffer.take()
+    assert first is entries[0]
+    buffer.put_back(first)
+    assert not first.started
+    assert buffer.take() is first
+
+
+async def test_only_what_was_lost_is_dropped() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    buffer.drop({entries[1]})
+    assert [buffer.take() for _ in range(3)] == [entries[0], entries[2], None]
+
+
+async def test_a_closed_buffer_forgets_what_waits() -> None:
+    buffer = Buffer(3, 0)
+    buffer.add([delivery(1)])
+    buffer.close()
+    assert len(buffer) == 0
+
+
 async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
     buffer = Buffer(1, 0)
     buffer.add([delivery(1)])
@@ -279,6 +365,48 @@ async def test_the_batcher_writes_by_itself_and_outlives_an_outage() -> None:
         await done.wait()
     loop.cancel()
     assert tries == [[1, 2], [1, 2]]
+
+
+async def test_two_that_write_at_once_write_each_item_once() -> None:
+    written: list[int] = []
+
+    async def write(batch: list[int]) -> None:
+        written.extend(batch)
+        await asyncio.sleep(0)
+
+    batcher: Batcher[int] = Batcher(write, "writing", RedisLink())
+    for number in range(BATCH + 3):
+        batcher.add(number)
+    await asyncio.gather(batcher.flush(), batcher.flush())
+    assert written == [*range(BATCH + 3)]
+
+
+async def test_what_comes_while_a_batch_is_written_is_written_too() -> None:
+    written: list[int] = []
+
+    async def write(batch: list[int]) -> None:
+        written.extend(batch)
+        if batch == [1]:
+            batcher.add(2)
+
+    batcher: Batcher[int] = Batcher(write, "writing", RedisLink())
+    batcher.add(1)
+    await batcher.flush()
+    assert written == [1, 2]
+
+
+async def test_a_batch_that_was_taken_ends_an_outage() -> None:
+    async def write(batch: list[int]) -> None:
+        """Take it."""
+
+    link = RedisLink()
+    link.failed(RedisConnectionError("gone"), "writing")
+    batcher: Batcher[int] = Batcher(write, "writing", link)
+    await batcher.flush()
+    assert not link.up, "nothing was written"
+    batcher.add(1)
+    await batcher.flush()
+    assert link.up
 
 
 # --- link
