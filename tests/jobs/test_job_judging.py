@@ -16,7 +16,7 @@ from workerbase.config import WorkerConfig
 from workerbase.cron import enqueue_due
 from workerbase.devtools.server import Server
 from workerbase.jobqueue import JobQueue
-from workerbase.types import Ctx
+from workerbase.types import Ctx, RedisClient
 
 ConfigFor = Callable[..., WorkerConfig]
 
@@ -220,6 +220,25 @@ async def test_an_idle_worker_says_so_again_before_that_is_forgotten(
         await until(lambda: client.scard(f"{QUEUE}:idle"))
         await asyncio.sleep(2.5)
         assert await client.scard(f"{QUEUE}:idle")
+
+
+async def test_the_end_of_a_lease_that_began_after_the_last_look_is_not_overslept(
+    server: Server, config_for: ConfigFor
+) -> None:
+    tries: list[object] = []
+
+    async def job(ctx: Ctx) -> None:
+        tries.append(ctx["job_try"])
+
+    config = config_for(server, poll_delay=60, lease_timeout=1.0)
+    async with client_of(config) as client, working(config, job):
+        await until(lambda: client.scard(f"{QUEUE}:idle"))
+        new = client.new_job("job")
+        await client.set(new.keys[0], cast("bytes", new.args[1]))
+        await client.zadd(QUEUE, {new.job_id: 1})
+        claims, _ = await JobQueue(cast("RedisClient", client), QUEUE, "dies", 1.0).claim(1, 1)
+        assert len(claims) == 1
+        await until(lambda: tries == [2], 10)
 
 
 async def test_the_queue_is_polled_as_often_as_configured(

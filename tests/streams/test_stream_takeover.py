@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from streamkit import (
     GROUP,
     STREAM,
@@ -18,10 +20,14 @@ from streamkit import (
 )
 from waiting import until
 from workerbase import keys, wire
+from workerbase.buffer import Buffer
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.events import EventContext, EventRouter
+from workerbase.keeper import Keeper
 from workerbase.lease import IDLE_SHARE, RENEW_SHARE, SCAN_SHARE, Leases
+from workerbase.link import RedisLink
+from workerbase.settle import Settler
 from workerbase.types import EntryId, RedisClient
 
 ConfigFor = Callable[..., WorkerConfig]
@@ -153,6 +159,38 @@ async def test_the_lease_of_what_was_taken_over_is_renewed_while_it_runs(
         await until(lambda: first.counts["handled"] + second.counts["handled"])
         await until(lambda: first.is_idle and second.is_idle)
     assert seen == [2]
+
+
+@pytest.mark.parametrize(
+    ("error", "up"),
+    [(ResponseError("NOGROUP No such key"), True), (RedisConnectionError("gone"), False)],
+)
+async def test_a_missing_group_is_no_outage(redis: RedisClient, error: Exception, up: bool) -> None:
+    """The reader makes it again; a worker that is not ready for it would be taken out."""
+    asked = asyncio.Event()
+
+    class Failing(Leases):
+        async def any_expired(self) -> bool:
+            asked.set()
+            raise error
+
+    link = RedisLink()
+    link.ok()
+    settler = Settler(
+        redis, link, group=GROUP, consumer="me", queue_name="arq:queue", dlq_max_entries=10,
+        streams=[STREAM],
+    )  # fmt: skip
+    keeper = Keeper(
+        config=WorkerConfig(lease_timeout=0.1),
+        leases={STREAM: Failing(redis, STREAM, GROUP, "me", 0.1)},
+        buffer=Buffer(1, 0),
+        settler=settler,
+    )
+    looking = asyncio.create_task(keeper.take_over())
+    await asked.wait()
+    await until(lambda: link.up == up)
+    looking.cancel()
+    assert link.up == up
 
 
 # --- what may have killed its worker

@@ -318,6 +318,17 @@ def test_what_was_running_when_the_breaker_opened_does_not_put_off_the_first_pro
     assert breaker.may_probe()
 
 
+def test_failures_of_an_open_breaker_neither_open_it_again_nor_put_off_its_probe() -> None:
+    clock = Clock()
+    breaker = Breaker(1, pause=1.0, clock=clock)
+    assert not breaker.may_probe(), "nothing is wrong"
+    assert breaker.failed("a")
+    clock.now += 0.5
+    assert not breaker.failed("b")
+    clock.now += 0.5
+    assert breaker.may_probe()
+
+
 # --- acks
 
 
