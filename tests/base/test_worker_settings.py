@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -224,6 +225,23 @@ def test_a_function_that_is_not_async_is_refused() -> None:
 
     with pytest.raises(SettingsError, match=r"sync_task.* is not an async function"):
         type("Settings", (BaseArqWorkerSettings,), {"functions": (sync_task,)})
+
+
+def test_functions_that_are_one_function_are_refused() -> None:
+    with pytest.raises(SettingsError, match="a comma missing"):
+        type("Settings", (BaseArqWorkerSettings,), {"functions": staticmethod(hello)})
+
+
+@pytest.mark.parametrize("name", ["redis_settings", "redis_pool"])
+def test_a_redis_that_only_arq_would_use_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name} is not read by .* set WORKER_REDIS_DSN"):
+        type("Settings", (BaseArqWorkerSettings,), {name: object()})
+
+
+def test_a_deserializer_that_cannot_read_what_applications_write_is_refused() -> None:
+    members = {"job_deserializer": staticmethod(pickle.loads)}
+    with pytest.raises(SettingsError, match="job_deserializer does not read JSON"):
+        type("Settings", (BaseArqWorkerSettings,), members)
 
 
 def test_a_wrong_environment_is_refused_when_the_class_is_defined(

@@ -162,6 +162,30 @@ async def test_consumers_that_are_gone_are_removed_only_when_they_hold_nothing(
     assert len(await pending(each)) == 1
 
 
+async def test_a_round_brings_all_parked_events_back_and_a_sweep_removes_who_is_gone(
+    each: RedisClient, each_server: Server, config_for: ConfigFor, monkeypatch: Any
+) -> None:
+    for name, value in (("PERIOD_S", 0.02), ("SWEEP_EVERY_S", 0.02), ("UNPARK_BATCH", 2)):
+        monkeypatch.setattr(f"workerbase.janitor.{name}", value)
+    await make_group(each)
+    await each.execute_command("XGROUP", "CREATECONSUMER", STREAM, GROUP, "gone")
+    for number in range(5):
+        fields = ("type", "work", "data", f'{{"number":{number}}}', "_original_stream", STREAM)
+        await each.execute_command("XADD", keys.parked(STREAM), "*", *fields)
+    janitor = janitor_of(each, config_for(each_server, lease_timeout=0.1))
+    tidying = asyncio.create_task(janitor.run())
+
+    async def tidy() -> bool:
+        names = await each.execute_command("XINFO", "CONSUMERS", STREAM, GROUP)
+        return not names and await length(each, keys.parked(STREAM)) == 0
+
+    await until(tidy)
+    tidying.cancel()
+    assert [entry["data"] for entry in await entries(each, STREAM)] == [
+        f'{{"number":{number}}}' for number in range(5)
+    ]
+
+
 async def test_the_dead_letter_queue_is_bounded_and_says_so(
     each: RedisClient, each_server: Server, config_for: ConfigFor, caplog: Any
 ) -> None:

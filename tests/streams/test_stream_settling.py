@@ -1,12 +1,14 @@
 """What becomes of a message: acknowledged after, retried, dead-lettered, held, parked."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 from streamkit import (
     GROUP,
     STREAM,
@@ -202,6 +204,22 @@ async def test_dying_anywhere_on_the_way_back_loses_nothing_and_multiplies_nothi
     assert len(await entries(each, STREAM)) == 2
     assert [entry.get("_retries") for entry in await entries(each, STREAM)] == [None, "1"]
     await each.execute_command("XDEL", STREAM, entry.entry_id)
+
+
+async def test_a_retry_waits_for_its_delay_and_a_queue_of_another_kind_loses_nothing(
+    each: RedisClient,
+) -> None:
+    entry = await delivered(each)
+    settler = settler_of(each)
+    await each.execute_command("SET", "arq:queue", "text")
+    settler.draining = True  # do not wait
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await settler.retry(entry, ValueError("no"), Retry(30.0))
+    assert not await nothing_pending(each)
+    await each.execute_command("DEL", "arq:queue")
+    assert await settler.retry(entry, ValueError("no"), Retry(30.0)) == "retried"
+    _, due = await each.execute_command("ZRANGE", "arq:queue", 0, -1, "WITHSCORES")
+    assert float(due) / 1000 == pytest.approx(time.time() + 30, abs=5)
 
 
 async def test_dying_between_the_dead_letter_and_anything_else_is_impossible(
