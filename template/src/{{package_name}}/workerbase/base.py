@@ -29,6 +29,7 @@ from .errors import PayloadError, SettingsError, WorkerError
 from .events import RETRIES, EventRouter
 from .health import Heartbeat, Vitals
 from .jobqueue import QueueClient
+from .monitor import Monitor
 from .retry import ErrorTypes, RetryPolicy
 from .settle import REQUEUE_TASK
 from .task_utils import Task
@@ -260,7 +261,15 @@ def _job_hook(base: Hook | None, own: Hook | None, name: str) -> Hook | None:
 
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
-    {"config", "router", "lifespan", "max_retries", "permanent_errors", "transient_errors"}
+    {
+        "config",
+        "lifespan",
+        "max_retries",
+        "monitors",
+        "permanent_errors",
+        "router",
+        "transient_errors",
+    }
 )
 _IN_CONFIG = ("max_jobs", "job_timeout", "max_retries", "queue_name", "poll_delay", "keep_result")
 
@@ -301,6 +310,9 @@ class BaseArqWorkerSettings:
     """Exceptions that retrying cannot help."""
     transient_errors: ClassVar[ErrorTypes] = ()
     """Exceptions to retry although a base class of theirs is permanent."""
+
+    monitors: ClassVar[Sequence[Monitor]] = ()
+    """Are told what happens in the worker."""
 
     _declared: ClassVar[dict[str, object]] = {}
     longest_timeout: ClassVar[float] = 60.0

@@ -7,10 +7,13 @@ without monitors, and a monitor that raises is logged and never harms the work.
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from .types import Ctx
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,10 @@ class Work:
 class Monitor:
     """Override what you want to know. The methods are called on the event loop: be quick."""
 
+    def alongside(self, ctx: Ctx) -> AbstractAsyncContextManager[object]:
+        """Surround the life of the worker, from its start-up until it has drained."""
+        return nullcontext(ctx)
+
     def running(self, work: Work) -> AbstractContextManager[object]:
         """Surround the run of a handler or task; its exception passes through the context."""
         return nullcontext(work)
@@ -80,14 +87,37 @@ class Monitors(Monitor):
         """Whether anybody listens."""
         return bool(self._monitors)
 
+    @contextlib.asynccontextmanager
+    async def alongside(self, ctx: Ctx) -> AsyncGenerator[None]:
+        """Surround the life of the worker with the context of each."""
+        entered: list[AbstractAsyncContextManager[object]] = []
+        for monitor in self._monitors:
+            with self._guarded():
+                context = monitor.alongside(ctx)
+                await context.__aenter__()
+                entered.append(context)
+        try:
+            yield
+        finally:
+            for context in reversed(entered):
+                with self._guarded():
+                    await context.__aexit__(*sys.exc_info())
+
     @contextlib.contextmanager
     def running(self, work: Work) -> Generator[None]:
         """Surround the run of a handler or task with the context of each."""
-        with ExitStack() as stack:
-            for monitor in self._monitors:
-                with self._guarded():
-                    stack.enter_context(monitor.running(work))
+        entered: list[AbstractContextManager[object]] = []
+        for monitor in self._monitors:
+            with self._guarded():
+                context = monitor.running(work)
+                context.__enter__()
+                entered.append(context)
+        try:
             yield
+        finally:
+            for context in reversed(entered):
+                with self._guarded():
+                    context.__exit__(*sys.exc_info())
 
     def ended(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float

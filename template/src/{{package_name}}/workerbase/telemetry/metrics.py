@@ -10,6 +10,7 @@ No label grows without bound: names are those of the router and the settings, an
 """
 
 import asyncio
+import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Iterable
@@ -33,6 +34,8 @@ from ..types import Ctx, RedisClient
 from .config import TelemetryConfig
 from .sample import Sampler
 from .server import Pages
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 
@@ -119,6 +122,7 @@ class Metrics(Monitor, Collector):
         self._breaker_open = False
         self._lag = Histogram(LAGS_S)
         self._settings: type[BaseArqWorkerSettings] | None = None
+        self._sources: set[str] = set()
         self._heartbeat: Heartbeat | None = None
         self._sampler: Sampler | None = None
         self.port: int | None = None
@@ -131,7 +135,11 @@ class Metrics(Monitor, Collector):
         return self._in_flight[work.kind]
 
     def ended(
-        self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
+        self,
+        work: Work,
+        outcome: Outcome,
+        error: BaseException | None,  # noqa: ARG002
+        seconds: float,
     ) -> None:
         """Count what became of ``work``."""
         tally = self._tallies.get((work.kind, work.source, work.name)) or self._tally(work)
@@ -154,11 +162,11 @@ class Metrics(Monitor, Collector):
 
     def _tally(self, work: Work) -> Tally:
         """Find the tally of names that nobody foresaw."""
-        router = self._settings and self._settings.router
-        source = work.source if router and work.source in router.streams else UNKNOWN
-        name = UNKNOWN
-        if router and router.knows(work.source, work.name):
-            name = work.name
+        source = work.source if work.source in self._sources else UNKNOWN
+        router = self._settings.router if self._settings is not None else None
+        # One type may come on two streams; jobs were all foreseen.
+        known = router is not None and router.knows(work.source, work.name)
+        name = work.name if work.kind == "message" and known else UNKNOWN
         return self._tallies.setdefault((work.kind, source, name), Tally())
 
     # --- the life of the worker
@@ -169,6 +177,7 @@ class Metrics(Monitor, Collector):
         config = cast("WorkerConfig", ctx["config"])
         self._heartbeat = cast("Heartbeat", ctx["heartbeat"])
         self._sampler = Sampler(cast("RedisClient", ctx["redis"]), config, settings.router)
+        self._sources = {config.queue_name, *(settings.router.streams if settings.router else ())}
         for event_type, model in settings.router.models.items() if settings.router else ():
             self._tallies.setdefault(("message", model.stream, event_type), Tally())
         for function in settings.functions:
@@ -186,9 +195,18 @@ class Metrics(Monitor, Collector):
         async with AsyncExitStack() as stack:
             lag = asyncio.create_task(self._measure_lag(), name="metrics: loop lag")
             stack.callback(lag.cancel)
-            self.port = await pages.start(self._config.metrics_host, self._config.metrics_port)
-            stack.push_async_callback(pages.stop)
-            heartbeat.tell(metrics_port=self.port)
+            host, port = self._config.metrics_host, self._config.metrics_port
+            try:
+                self.port = await pages.start(host, port)
+            except OSError as exc:
+                logger.error(  # noqa: TRY400 - the traceback would say no more
+                    "metrics are not served, and the worker goes on: %s; set WORKER_METRICS_HOST "
+                    "and WORKER_METRICS_PORT",
+                    exc,
+                )
+            else:
+                stack.push_async_callback(pages.stop)
+                heartbeat.tell(metrics_port=self.port)
             yield
         self.port = None
 
@@ -218,7 +236,9 @@ class Metrics(Monitor, Collector):
             leases.add_metric((kind, event), count)
         yield leases
         errors = CounterMetricFamily(
-            "worker_redis_errors", "Commands that Redis did not answer or refused.", labels=["error"]
+            "worker_redis_errors",
+            "Commands that Redis did not answer or refused.",
+            labels=["error"],
         )
         for error, count in self._redis_errors.items():
             errors.add_metric([error], count)

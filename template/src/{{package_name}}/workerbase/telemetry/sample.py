@@ -33,6 +33,7 @@ NEWEST_LETTERS = 200
 """So many dead letters of a queue are looked at, the newest."""
 MOST_FINGERPRINTS = 20
 """More different errors than this are counted together."""
+MAX_CLASS_NAME = 80
 OTHER = "other"
 
 
@@ -87,7 +88,7 @@ class Sampler(Collector):
                     status = await snapshot(self._redis, self._sampled, self._router)
                     for name, length in _dlq_lengths(status).items():
                         self._letters[name] = await self._newest(name, length)
-            except Exception as exc:  # noqa: BLE001 - a scrape has more to show than this
+            except Exception as exc:  # a scrape has more to show than this
                 if not self._failing:
                     logger.warning(
                         "there are no metrics of what is in Redis (%s: %s)", type(exc).__name__, exc
@@ -106,10 +107,7 @@ class Sampler(Collector):
         if known is not None and known.state == state:
             return known
         letters = await self._read(name, NEWEST_LETTERS)
-        errors = Counter(
-            (letter.fingerprint, letter.payload.get(deadletter.ERROR_TYPE, "")) for letter in letters
-        )
-        return Letters(state, errors)
+        return Letters(state, Counter((each.fingerprint, _error_class(each)) for each in letters))
 
     async def _read(self, name: str, count: int) -> list[DeadEntry]:
         reply = await self._redis.execute_command(
@@ -176,6 +174,12 @@ class Sampler(Collector):
             if rest := sum(count for _, count in ranked[MOST_FINGERPRINTS:]):
                 newest.add_metric((source, OTHER, OTHER), rest)
         yield from (depth, newest)
+
+
+def _error_class(letter: DeadEntry) -> str:
+    """Return the class of the error; what cannot be one was not written by a worker."""
+    name = letter.payload.get(deadletter.ERROR_TYPE, "")
+    return name if name.isidentifier() and len(name) <= MAX_CLASS_NAME else OTHER
 
 
 def _dlq_lengths(status: Status) -> dict[str, int]:
