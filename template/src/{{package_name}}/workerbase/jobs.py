@@ -95,6 +95,8 @@ class JobWorker(Worker):
         self._draining = False
         self._codec = Codec.of(self.job_serializer, self.job_deserializer)
         self._claiming_since: float | None = None
+        self._listening = False
+        self._idle_until = 0.0
 
     @classmethod
     def of(
@@ -194,7 +196,7 @@ class JobWorker(Worker):
 
     async def _drain(self, seconds: float) -> None:
         self._buffer.close()
-        await self._hand_back([claim for claim in self._held.values() if not claim.started])
+        await self._hand_back()
         if self.tasks:
             logger.info("draining: %d jobs still run", len(self.tasks))
             _, late = await asyncio.wait(self.tasks.values(), timeout=seconds)
@@ -211,13 +213,16 @@ class JobWorker(Worker):
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
             await self.pool.delete(self.health_check_key)
 
-    async def _hand_back(self, claims: list[Claim]) -> None:
+    async def _hand_back(self) -> None:
+        for claim in [claim for claim in self._held.values() if not claim.started]:
+            self._forget(claim)
         try:
-            for claim in claims:
-                await self._queue.release(claim.job_id, uncounted=True)
-                self._forget(claim)
-        except OUTAGE_ERRORS as exc:  # one is enough: each takes as long as Redis's timeout
+            count = await self._queue.hand_back(self._held)
+        except OUTAGE_ERRORS as exc:
             logger.warning("could not hand jobs back (%s); they wait a lease", exc)
+        else:
+            if count:
+                logger.info("handed %d jobs back", count)
 
     # --- claiming
 
@@ -245,9 +250,14 @@ class JobWorker(Worker):
         """Claim and start jobs; return how long to wait before the next claim, if at all."""
         free, most = max(0, self._free()), min(most, BATCH)
         suspects = not any(claim.suspect for claim in self._held.values())
+        idle = self._listening and time.monotonic() > self._idle_until
         claims, next_due = await self._queue.claim(
-            free, most, aborts=self.allow_abort_jobs, suspects=suspects
+            free, most, aborts=self.allow_abort_jobs, suspects=suspects, idle=idle
         )
+        if len(claims) >= free:
+            self._idle_until = 0.0
+        elif idle:
+            self._idle_until = time.monotonic() + self._queue.lease_seconds / 2
         self._take(claims)
         # Due and left: it was tried before and waits for a slot, which says so when it is free.
         self._more = next_due is not None and next_due <= 0
@@ -303,14 +313,22 @@ class JobWorker(Worker):
             # The client subscribes again by itself, and says so in a message: that, too, is a
             # reason to look, for what was enqueued while nobody listened.
             pubsub = cast("Any", self.pool).pubsub()
+            own = keys.hand_over(self.queue_name, self.name)
             try:
-                await pubsub.subscribe(keys.wake(self.queue_name))
+                await pubsub.subscribe(keys.wake(self.queue_name), own)
+                self._listening = True
                 while True:
-                    if await pubsub.get_message(timeout=60.0) is not None:
-                        self._wake.set()
+                    message = await pubsub.get_message(timeout=60.0)
+                    if message is None:
+                        continue
+                    if message["type"] == "message" and message["channel"] == own.encode():
+                        self._idle_until = 0.0
+                        self._take([Claim.handed_over(message["data"])])
+                    self._wake.set()
             except OUTAGE_ERRORS as exc:
                 await self._link.wait_after(exc, "listening for new jobs")
             finally:
+                self._listening = False
                 with contextlib.suppress(*OUTAGE_ERRORS):
                     await pubsub.aclose()
 
