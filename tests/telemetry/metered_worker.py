@@ -17,6 +17,7 @@ from workerbase import (
 )
 from workerbase.cli.app import setup_logging
 from workerbase.config import WorkerConfig
+from workerbase.telemetry import sample
 from workerbase.telemetry.metrics import Metrics
 
 router = EventRouter()
@@ -43,7 +44,7 @@ async def act(how: str, again: bool) -> None:
         case "refused":
             raise PermanentError(SECRET)
         case "blocks":
-            time.sleep(0.7)  # noqa: ASYNC251 - a mistake that users make
+            time.sleep(0.3)  # noqa: ASYNC251 - a mistake that users make
         case "waits":
             await asyncio.sleep(60)
         case "dies":
@@ -74,5 +75,6 @@ class WorkerSettings(BaseArqWorkerSettings):
 
 
 if __name__ == "__main__":
+    sample.MAX_AGE_S = 0.5
     setup_logging(WorkerSettings.config)
     sys.exit(runner.run(lambda: WorkerSettings))

@@ -71,7 +71,7 @@ class Worker:
             "WORKER_REDIS_DSN": server.dsn,
             "WORKER_HEALTH_FILE": str(self.health),
             "WORKER_HEARTBEAT_INTERVAL": "0.25",
-            "WORKER_LEASE_TIMEOUT": "1",
+            "WORKER_LEASE_TIMEOUT": "5",
             "WORKER_RETRY_BACKOFF": "0.05",
             "WORKER_RETRY_BACKOFF_MAX": "0.1",
             "WORKER_POLL_DELAY": "0.05",

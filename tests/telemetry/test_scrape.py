@@ -1,7 +1,6 @@
 """What a real worker exports, after work of each kind, on a real server."""
 
 import socket
-import time
 
 import pytest
 from arq.connections import ArqRedis
@@ -9,7 +8,6 @@ from metered_worker import SECRET, Order
 from meterkit import Scrape, Start, until
 from workerbase.delivery.streams import publish
 from workerbase.devtools.server import Server
-from workerbase.telemetry import sample
 from workerbase.types import RedisClient
 
 MESSAGES = ("fine", "fine", "retries", "fails", "refused", "blocks")
@@ -49,8 +47,8 @@ async def test_each_outcome_is_counted_and_nothing_secret_is_shown(
         assert scraped.value(f"{duration}_count", **labels) == runs, kind
         assert scraped.value(f"{duration}_bucket", **labels, le="+Inf") == runs
         # What blocks holds up what runs beside it, so that is a lower bound.
-        assert scraped.value(f"{duration}_bucket", **labels, le="0.5") <= runs - 1
-        assert scraped.value(f"{duration}_sum", **labels) > 0.7
+        assert scraped.value(f"{duration}_bucket", **labels, le="0.25") <= runs - 1
+        assert scraped.value(f"{duration}_sum", **labels) > 0.29
         assert scraped.value("worker_in_flight", kind=kind) == 0
     unseen = {"kind": "message", "source": "orders", "name": "order.cancelled"}
     assert scraped.value("worker_attempts_total", **unseen, outcome="handled") == 0
@@ -78,16 +76,11 @@ async def test_what_is_in_redis_is_shown(
         lambda s: s.value("worker_attempts_total", kind="message", source="orders",
                           name="unknown", outcome="parked"), "parked")  # fmt: skip
     assert first.stop() == 0
-    # Read by another worker's group: this one's is given what waits only by a worker.
     await publish(client, Order(how="waits"))
     second = start(server, WORKER_CONCURRENCY="1")
 
     scraped = second.scrape_until(lambda s: s.value("worker_in_flight", kind="message"), "it runs")
 
-    # The first look may have been before that.
-    assert scraped.value("worker_stream_pending_entries", stream="orders") in (0, 1)
-    assert scraped.value("worker_stream_oldest_pending_seconds", stream="orders") >= 0
-    assert scraped.value("worker_stream_consumers", stream="orders") in (0, 1)
     assert scraped.value("worker_stream_parked_entries", stream="orders") == 1
     assert scraped.value("worker_queue_jobs", queue="arq:queue", state="deferred") == 1
     assert scraped.value("worker_queue_jobs", queue="arq:queue", state="due") == 0
@@ -129,7 +122,7 @@ async def test_an_open_breaker_is_shown(client: RedisClient, server: Server, sta
 async def test_leases_are_renewed_and_taken_over(
     client: RedisClient, redis: ArqRedis, server: Server, start: Start
 ) -> None:
-    dead = start(server)
+    dead = start(server, WORKER_LEASE_TIMEOUT="0.5")
     await publish(client, Order(how="waits"))
     await redis.enqueue_job("ship", "waits")
     dead.scrape_until(
@@ -145,7 +138,7 @@ async def test_leases_are_renewed_and_taken_over(
     assert scraped.value("worker_lease_events_total", kind="message", event="taken_over") is None
     dead.stop(9)
 
-    heir = start(server)
+    heir = start(server, WORKER_LEASE_TIMEOUT="0.5")
 
     for kind in ("message", "job"):
         heir.scrape_until(
@@ -161,15 +154,15 @@ async def test_a_blocked_event_loop_is_shown(
 ) -> None:
     worker = start(server)
     worker.scrape_until(lambda s: s.value("worker_event_loop_lag_seconds_count") >= 2, "measured")
-    await publish(client, Order(how="blocks"))
+    await publish(client, *[Order(how="blocks") for _ in range(10)])
 
-    scraped = worker.scrape_until(
-        lambda s: s.attempts("message", "handled") and s.value("worker_event_loop_lag_seconds_sum")
-        > 0.15, "it blocks"
-    )  # fmt: skip
-
-    count = scraped.value("worker_event_loop_lag_seconds_count")
-    assert scraped.value("worker_event_loop_lag_seconds_bucket", le="0.1") < count
+    worker.scrape_until(
+        lambda s: (
+            s.value("worker_event_loop_lag_seconds_bucket", le="0.025")
+            < s.value("worker_event_loop_lag_seconds_count")
+        ),
+        "it blocks",
+    )
 
 
 async def test_without_redis_there_is_less_to_see_and_no_error(
@@ -188,10 +181,9 @@ async def test_without_redis_there_is_less_to_see_and_no_error(
     status, problem = worker.get("/readyz")
     assert (status, problem) == (503, "the worker has no connection to Redis\n")
     assert worker.get("/livez") == (200, "ok\n")
-    deadline = time.monotonic() + 3 * sample.MAX_AGE_S
-    while worker.scrape().value("worker_dlq_entries", source="orders") is not None:
-        assert time.monotonic() < deadline, "what Redis held once is shown for ever"
-        time.sleep(0.2)
+    worker.scrape_until(
+        lambda s: s.value("worker_dlq_entries", source="orders") is None, "nothing old is shown"
+    )
 
     own_server.start()
     worker.scrape_until(

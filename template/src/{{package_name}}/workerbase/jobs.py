@@ -440,7 +440,7 @@ class JobWorker(Worker):
             "score": int(attempt.claim.score),
         }
         await self._hook("on_job_start", attempt)
-        attempt.start_ms = timestamp_ms()
+        attempt.start_ms, began = timestamp_ms(), time.monotonic()
         timeout = self.job_timeout_s if function.timeout_s is None else function.timeout_s
         try:
             self._log_start(attempt)
@@ -454,7 +454,7 @@ class JobWorker(Worker):
         else:
             self.jobs_complete += 1
             logger.info("%6.2fs ← %s ● %s", attempt.seconds(attempt.start_ms), attempt.ref, shown)
-        attempt.ran_seconds = attempt.seconds(attempt.start_ms)
+        attempt.ran_seconds = time.monotonic() - began
         self.job_tasks.pop(attempt.claim.job_id, None)
         await self._hook("on_job_end", attempt)
 

@@ -45,10 +45,9 @@ def parse(head: bytes) -> tuple[str, str]:
     """
     request, *fields = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     match request.split(b" "):
-        case [method, target, b"HTTP/1.1" | b"HTTP/1.0"] if target.startswith(b"/"):
-            pass
-        case [_, _, version] if version.startswith(b"HTTP/"):
-            raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        case [method, target, version] if target[:1] == b"/" and version[:5] == b"HTTP/":
+            if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+                raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         case _:
             raise RequestError(HTTPStatus.BAD_REQUEST)
     for field in fields:
