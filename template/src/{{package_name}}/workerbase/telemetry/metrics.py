@@ -26,10 +26,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..health import Heartbeat
 from ..monitor import Kind, LeaseEvent, Monitor, Outcome, Work
+from ..settings import BaseArqWorkerSettings
 from ..types import Ctx, RedisClient
 from .config import TelemetryConfig
 from .sample import Sampler
