@@ -167,6 +167,20 @@ def release(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "commands")
 
 
+@nox.session(default=False)
+def promtool(session: nox.Session) -> None:
+    """Test the alert rules with promtool, from Debian's prometheus package. Needs apt."""
+    install(session, "test")
+    with tempfile.TemporaryDirectory() as folder:
+        with session.chdir(folder):
+            session.run("apt-get", "download", "prometheus", external=True)
+            (package,) = Path(folder).glob("prometheus_*.deb")
+            # Unpacked, not installed: no service is wanted here.
+            session.run("dpkg", "-x", str(package), folder, external=True)
+        path = os.pathsep.join((f"{folder}/usr/bin", os.environ["PATH"]))
+        session.run("pytest", "tests/telemetry/test_rules.py", *session.posargs, env={"PATH": path})
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``."""

@@ -37,6 +37,9 @@ SCHEMAS = {
 }
 """Published schemas, as check-jsonschema brings them along."""
 
+TESTED_BY_TELEMETRY = ("deploy/grafana/", "deploy/prometheus/")
+"""Has no published schema; tests/telemetry compares it with what a worker exports."""
+
 BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
 
 WHO_READS = {
@@ -50,6 +53,8 @@ WHO_READS = {
     ".gitignore": "git",
     ".pre-commit-config.yaml": "pre-commit",
     "CHANGELOG.md": "people",
+    "deploy/grafana/*.json": "Grafana",
+    "deploy/prometheus/*.yml": "Prometheus",
     "Dockerfile": "docker",
     "LICENSE": "people",
     "README.md": "people",
@@ -94,6 +99,9 @@ def test_nothing_of_jinja_is_left(projects: dict[str, tuple[Answers, Path]]) -> 
         if "/workerbase/" in path:  # plain files, where Python's own braces are welcome
             assert text == (BASE / path.partition("/workerbase/")[2]).read_text("utf-8")
             continue
+        if path.startswith(TESTED_BY_TELEMETRY):  # and those of Prometheus and Grafana
+            assert text == (ROOT / "template" / path).read_text("utf-8")
+            continue
         # GitHub's own expressions look alike.
         own = re.sub(r"\$\{\{ (github|matrix|secrets|steps)\.[^{}]* \}\}", "", text)
         assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|#\}", own + path), (project, path)
@@ -131,6 +139,18 @@ def test_choices_add_and_remove_whole_files(projects: dict[str, tuple[Answers, P
     for answers, project in projects.values():
         assert (project / "LICENSE").exists() is (answers["license"] != "Proprietary")
         assert (project / ".github").exists() is (answers["ci"] == "github")
+        for name in ("src/*/workerbase/telemetry", "deploy/*", "tests/test_metrics.py"):
+            assert any(project.glob(name)) is answers["telemetry"], name
+
+
+def test_without_telemetry_nothing_speaks_of_it(
+    projects: dict[str, tuple[Answers, Path]],
+) -> None:
+    for answers, project in projects.values():
+        if not answers["telemetry"]:
+            for path, content in files(project).items():
+                if "/workerbase/" not in path and path != ".copier-answers.yml":
+                    assert not re.search(rb"telemetry|(?i:prometheus)|metrics", content), path
 
 
 def matching(projects: dict[str, tuple[Answers, Path]], pattern: str) -> list[Path]:
@@ -159,7 +179,9 @@ def test_hadolint_accepts_the_dockerfile(projects: dict[str, tuple[Answers, Path
 def test_no_data_file_is_without_a_check(projects: dict[str, tuple[Answers, Path]]) -> None:
     checked = [*SCHEMAS, "pyproject.toml", ".pre-commit-config.yaml", ".copier-answers.yml"]
     for project, path, _ in all_files(projects):
-        if path.endswith((".yml", ".yaml", ".toml", ".json", ".json5")):
+        if path.endswith((".yml", ".yaml", ".toml", ".json", ".json5")) and not path.startswith(
+            TESTED_BY_TELEMETRY
+        ):
             assert any(fnmatch(path, pattern) for pattern in checked), (project, path)
 
 

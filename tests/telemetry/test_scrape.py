@@ -135,7 +135,7 @@ async def test_leases_are_renewed_and_taken_over(
         ),
         "the leases are renewed",
     )
-    assert scraped.value("worker_lease_events_total", kind="message", event="taken_over") is None
+    assert scraped.value("worker_lease_events_total", kind="message", event="taken_over") == 0
     dead.stop(9)
 
     heir = start(server, WORKER_LEASE_TIMEOUT="0.5")

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from importlib import metadata
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import redis.exceptions
 from prometheus_client import REGISTRY, Metric
@@ -116,9 +116,10 @@ class Metrics(Monitor, Collector):
     def __init__(self, config: TelemetryConfig | None = None) -> None:
         self._config = config or TelemetryConfig.load()
         self._tallies: dict[tuple[Kind, str, str], Tally] = {}
-        self._in_flight: dict[Kind, InFlight] = {"message": InFlight(), "job": InFlight()}
-        self._leases: Counter[tuple[Kind, LeaseEvent]] = Counter()
-        self._redis_errors: Counter[str] = Counter()
+        self._in_flight: dict[Kind, InFlight] = {kind: InFlight() for kind in get_args(Kind)}
+        events = product(get_args(Kind), get_args(LeaseEvent))
+        self._leases: Counter[tuple[Kind, LeaseEvent]] = Counter(dict.fromkeys(events, 0))
+        self._redis_errors = Counter({"ConnectionError": 0, "TimeoutError": 0})
         self._breaker_open = False
         self._lag = Histogram(LAGS_S)
         self._settings: type[BaseArqWorkerSettings] | None = None
