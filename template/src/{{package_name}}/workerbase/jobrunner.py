@@ -3,9 +3,9 @@
 
 import asyncio
 import logging
-import time
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
