@@ -30,7 +30,7 @@ from .monitor import Monitors, Outcome
 from .retry import RetryPolicy
 from .services import Services
 from .settle import Settler
-from .types import Ctx, EntryId, RedisClient, StreamName
+from .types import Ctx, EntryId, RedisClient
 
 logger = logging.getLogger(__name__)
 
