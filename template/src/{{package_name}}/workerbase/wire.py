@@ -128,6 +128,21 @@ def encode(value: RedisArg) -> bytes:
     return str(value).encode("utf-8", "surrogateescape")
 
 
+def check_size(what: str, written: Iterable[bytes], most: int) -> None:
+    """Refuse what is written in more than ``most`` bytes.
+
+    Raises:
+        PayloadError: names ``what``, its size and the limit.
+    """
+    size = sum(map(len, written))
+    if size > most:
+        msg = (
+            f"{what} has {size:,} bytes, and WORKER_MAX_PAYLOAD allows {most:,}; keep large data "
+            "elsewhere and pass where it is"
+        )
+        raise PayloadError(msg)
+
+
 def pairs(flat: Iterable[object]) -> Payload:
     """Turn Redis's flat ``[name, value, name, value]`` into a payload."""
     values = iter(flat)

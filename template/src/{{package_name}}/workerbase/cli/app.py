@@ -76,7 +76,7 @@ class App:
         config = self.config
 
         async def main() -> T:
-            redis = connect(config.location, config.queue_name)
+            redis = connect(config.location, config.queue_name, config.max_payload)
             try:
                 return await work(redis)
             finally:
