@@ -5,6 +5,7 @@ import signal
 import time
 from typing import Any
 
+import pytest
 from processkit import Project, until
 
 MANY = 20_000
@@ -194,3 +195,19 @@ def test_a_replay_that_is_killed_and_repeated_neither_loses_nor_doubles(project:
     assert project.redis.xlen("orders:dlq") == 0
     sent = ids(project, "orders")
     assert len(sent) == len(set(sent)) == MANY
+
+
+@pytest.mark.parametrize("command", [("dlq", "ls"), ("dlq", "show"), ("dlq", "show", "--json")])
+def test_a_payload_cannot_command_the_terminal_of_who_looks_at_it(
+    in_process: Any, project: Project, command: tuple[str, ...]
+) -> None:
+    hostile = "\x1b]52;c;cm0gLXJmIC8=\x07 \x9b31m \x1b[2J\r"
+    fields = {"type": hostile, "data": hostile, "_error": hostile, "_traceback": hostile}
+    project.redis.xadd("orders:dlq", fields)
+
+    told = in_process(*command).output
+
+    assert "52;c;" in told
+    assert not set(told) & {"\x1b", "\x07", "\x9b", "\r"}
+    if "--json" in command:
+        assert json.loads(told)[0]["data"] == hostile
