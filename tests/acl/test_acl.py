@@ -169,7 +169,7 @@ async def test_plain_arq_needs_what_the_file_names(
     tmp_path: Path, config_for: Callable[..., WorkerConfig]
 ) -> None:
     text = rendered()
-    (more,) = re.findall(r"^# Plain arq .*: (\+.*)\.$", text, re.MULTILINE)
+    (more,) = re.findall(r"^# Plain arq needs, too: (.*)\.$", text, re.MULTILINE)
     tries: list[int] = []
 
     async def job(ctx: Ctx) -> None:
