@@ -254,6 +254,30 @@ def test_a_script_may_do_no_more_than_its_user(
     assert re.search(r"The user executing the script can't|ACL failure in script", said), said
 
 
+async def test_a_publisher_can_do_the_harm_that_the_security_note_tells_of(
+    guarded: GuardedServer, config_for: Callable[..., WorkerConfig]
+) -> None:
+    guarded.flush()
+    as_publisher = config_for(guarded, redis_dsn=SecretStr(dsn(guarded, "publisher")))
+    as_worker = config_for(guarded, redis_dsn=SecretStr(dsn(guarded, "worker")))
+    async with ArqAdapter(as_publisher) as jobs, EventPublisher(as_publisher) as events:
+        await events.publish(*[OrderPaid(order_id=n) for n in range(3)])
+        jobs.enqueue_sync("work", "other's data")
+        client = jobs.for_threads
+        (job_id,) = client.zrange("arq:queue", 0, -1)
+        assert b"other's data" in client.get(b"arq:job:" + job_id)
+        client.zrem("arq:queue", job_id)
+        client.execute_command("XADD", "orders", "MAXLEN", "0", "*", "a", "b")
+        forged = {"type": "order.paid", "data": "{}", "_retries": "9"}
+        await jobs.enqueue("requeue_to_stream", "orders", forged)
+        with guarded.login("admin") as admin:
+            admin.select(1)
+            async with serving(as_worker) as ran:
+                await until(lambda: "gave up after 10 tries" in str(admin.xrange("orders:dlq")))
+            assert admin.xlen("orders") == 0
+    assert not [what for what in ran if what.startswith(("order", "job"))]
+
+
 def test_nobody_gets_in_without_a_password(guarded: GuardedServer) -> None:
     with sync.Redis(port=guarded.port) as client, pytest.raises(AuthenticationError):
         client.execute_command("PING")
