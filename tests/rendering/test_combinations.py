@@ -156,6 +156,13 @@ def test_files_fit_their_published_schemas(projects: dict[str, tuple[Answers, Pa
             tool("check-jsonschema", "--builtin-schema", schema, *chosen)
 
 
+def test_zizmor_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) -> None:
+    found = [*matching(projects, ".github/*.yml"), *ROOT.glob(".github/*.yml")]
+    found += ROOT.glob(".github/workflows/*.yml")
+
+    tool("zizmor", "--offline", "--no-progress", "--persona=pedantic", *found)
+
+
 def test_pyproject_fits_its_schema(projects: dict[str, tuple[Answers, Path]]) -> None:
     tool("validate-pyproject", *matching(projects, "pyproject.toml"))
 

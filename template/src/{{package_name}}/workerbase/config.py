@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .connect import RedisLocation, arq_settings
 from .errors import ConfigError
+from .jobqueue import MAX_PAYLOAD
 from .retry import ErrorTypes, RetryPolicy
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -49,6 +50,10 @@ class WorkerConfig(BaseSettings):
     redis_dsn: SecretStr = SecretStr("redis://localhost:6379/0")
     """``redis[s]://user:password@host:port/db``, ``unix:///path?db=0`` or
     ``redis[s]+sentinel://user:password@host:26379,host2:26379/db?master=mymaster``."""
+
+    max_payload: int = Field(default=MAX_PAYLOAD, ge=1)
+    """Bytes; a larger event or job is refused by whoever sends it, before Redis sees it. What
+    others send is handled whatever its size."""
 
     queue_name: str = Field(default="arq:queue", min_length=1)
     """The arq queue of jobs."""

@@ -183,6 +183,8 @@ class BaseArqWorkerSettings:
             "timezone": ZoneInfo(config.timezone),
             # The key that `arq --check` reads lives one second longer than this.
             "health_check_interval": 15,
+            # What jobs are given and return may be secret; arq would log it.
+            "log_results": False,
             **declared,
             **{name: getattr(config, name) for name in _IN_CONFIG},
             "config": config,
