@@ -21,7 +21,8 @@ FOR_TESTS = {
         "+hincrby +hset +keys +lrange +pubsub +rpush +ttl"
     ),
     "publisher": (
-        "~mail ~mail:idle &mail:wake +client +config +dbsize +flushall +keys +pttl +zcard +xlen +xrange"
+        "~mail ~mail:idle &mail:wake &mail:wake:* +client +config +dbsize +flushall +keys +pttl "
+        "+zcard +xlen +xrange"
     ),
 }
 
