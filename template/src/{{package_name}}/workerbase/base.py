@@ -22,7 +22,7 @@ from arq.worker import Function, Worker, func
 from arq.worker import Retry as ArqRetry
 from pydantic import ValidationError
 
-from . import deadletter, health, keys, scripts, wire
+from . import deadletter, health, keys, renames, scripts, wire
 from .config import WorkerConfig, health_path
 from .connect import OUTAGE_ERRORS, connect
 from .errors import PayloadError, SettingsError, WorkerError
@@ -334,6 +334,7 @@ class BaseArqWorkerSettings:
             names = own.get("_declared")
             if names is None:  # a mixin; ours may have declared nothing
                 names = {n: v for n, v in own.items() if not n.startswith("_")}
+            names = renames.today(names, f"{base.__name__}.{{}}".format)
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
