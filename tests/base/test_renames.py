@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices, Field
 from workerbase import renames
 from workerbase.base import BaseArqWorkerSettings
 from workerbase.config import WorkerConfig
 from workerbase.errors import ConfigError
+from workerbase.events import Event
 from workerbase.renames import Renamed
 
 
@@ -128,3 +130,11 @@ def test_a_worker_settings_class_and_its_mixins_may_use_the_former_name(
         class Both(BaseArqWorkerSettings):
             parallel_jobs = 7
             max_jobs = 8
+
+
+def test_a_field_of_an_event_may_take_both_names() -> None:
+    class OrderPaid(Event, type="order.paid", stream="orders"):
+        total: int = Field(validation_alias=AliasChoices("total", "amount_cents"))
+
+    for data in ('{"amount_cents": 7}', '{"total": 7}', OrderPaid(total=7).model_dump_json()):
+        assert OrderPaid.model_validate_json(data).total == 7

@@ -64,5 +64,4 @@ def test_the_old_name_works_with_a_warning_after_the_update(make: Make, renaming
     assert read(project, **{NEW_VARIABLE: "new"}) == ("new", in_code)
     in_variable = f"{OLD_VARIABLE} is {NEW_VARIABLE} now; {until}"
     assert read(project, **{OLD_VARIABLE: "old"}) == ("old", f"{in_code}\n{in_variable}")
-    project.check()
-    project.check_suite()
+    project.check(processes=True)
