@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from updates.conftest import Make, Project
+from updates.conftest import Make, Project, run
 from updates.releases import HEAD, NEXT, ROOT, git, releases
 
 RELEASES = list(releases())
@@ -58,15 +58,11 @@ def test_an_untouched_project_becomes_what_a_fresh_one_would_be(
 @every_release
 def test_edits_of_its_own_files_stay(make: Make, old: str, new: str) -> None:
     project = make(old)
-    edited: dict[str, str] = {}
     for name in own_files(project):
-        file = project.path / name
-        edited[name] = (
-            file.read_text()
-            + "\n# ours\n" * name.endswith(".py")
-            + "\n" * (not name.endswith(".py"))
-        )
-        file.write_text(edited[name])
+        with (project.path / name).open("a") as file:
+            file.write("OURS = 1\n" if name.endswith(".py") else "\n")
+    assert run(project.path, "ruff", "format", "--no-cache").returncode == 0
+    edited = {name: (project.path / name).read_text() for name in own_files(project)}
     project.commit()
 
     changed = project.update(new)
@@ -80,9 +76,11 @@ def test_edits_of_its_own_files_stay(make: Make, old: str, new: str) -> None:
 @every_release
 def test_changed_answers_are_taken(make: Make, old: str, new: str) -> None:
     project = make(old)
+    answers = ("-d", "description=Sends letters.", "-d", "ci=none", "-d", "author_name=Me")
 
-    project.update(new, "-d", "description=Sends letters.", "-d", "ci=none", "-d", "author_name=Me")
+    changed = project.update(new, *answers)
 
+    assert not [name for name in changed if is_own(name)]
     pyproject = (project.path / "pyproject.toml").read_text()
     assert 'description = "Sends letters."' in pyproject
     assert 'authors = [{ name = "Me" }]' in pyproject
@@ -118,6 +116,7 @@ def test_a_project_with_other_answers_is_updated(make: Make, old: str, new: str)
 
     assert project.package == "letter_box"
     assert not any(name.startswith((".github", "LICENSE")) for name in changed)
+    assert not [n for n in changed if is_own(n.replace("letter_box", "my_worker"))]
     project.check(processes=(old, new) in LONGEST)
 
 
