@@ -158,6 +158,13 @@ def manifest(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "manifest")
 
 
+@nox.session(default=False)
+def golden(session: nox.Session) -> None:
+    """Keep what the release leaves in Redis, for later ones to read: nox -s golden -- VERSION."""
+    install(session, "test")
+    session.run("python", "tests/updates/golden.py", *session.posargs)
+
+
 @nox.session
 def release(session: nox.Session) -> None:
     """Check that the commit can be released, and print the commands that tag it."""

@@ -165,4 +165,4 @@ def test_what_the_worker_installs_is_refused(copier: CopierFixture, tmp_path: Pa
 
     lists = refused("taken") | refused("stdlib") | refused("keywords")
     assert usable(names) - lists == {"the_project_itself"}
-    assert {"arq", "redis", "pydantic_core", "prometheus_client", "pytest"} <= names
+    assert {"arq", "redis", "pydantic_core", "prometheus_client", "pytest", "yaml"} <= names

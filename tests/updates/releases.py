@@ -146,7 +146,7 @@ def release_problems(root: Path = ROOT) -> list[str]:
         found.append("the manifest is stale: run nox -s manifest")
     golden = Path("tests/updates/golden") / version
     if not (root / golden).is_dir():
-        found.append(f"{golden} is missing: run python tests/updates/golden.py {version}")
+        found.append(f"{golden} is missing: run nox -s golden -- {version}")
     if git(root, "status", "--porcelain"):
         found.append("the working copy is dirty: commit")
     tags = git(root, "tag", "--list", version, f"v{version}").split()

@@ -3,7 +3,7 @@
 
 import difflib
 import os
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 from arq.connections import RedisSettings
@@ -11,8 +11,10 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from . import renames
 from .connect import RedisLocation, arq_settings
 from .errors import ConfigError
+from .jobqueue import MAX_PAYLOAD
 from .retry import ErrorTypes, RetryPolicy
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -72,7 +74,8 @@ class Environment(BaseSettings):
         found: list[str] = []
         for name in sorted({*os.environ, *dotenv_values(".env")}):
             rest = name.upper().removeprefix(prefix)
-            if name.upper().startswith(prefix) and rest not in known:
+            mine = name.upper().startswith(prefix) and rest.lower() not in renames.SETTINGS
+            if mine and rest not in known:
                 near = difflib.get_close_matches(rest, known, 1)
                 hint = f"; did you mean {prefix}{near[0]}?" if near else ""
                 found.append(f"{name} is no setting{hint}")
@@ -88,6 +91,10 @@ class WorkerConfig(Environment):
     redis_dsn: SecretStr = SecretStr("redis://localhost:6379/0")
     """``redis[s]://user:password@host:port/db``, ``unix:///path?db=0`` or
     ``redis[s]+sentinel://user:password@host:26379,host2:26379/db?master=mymaster``."""
+
+    max_payload: int = Field(default=MAX_PAYLOAD, ge=1)
+    """Bytes; a larger event or job is refused by whoever sends it, before Redis sees it. What
+    others send is handled whatever its size."""
 
     queue_name: str = Field(default="arq:queue", min_length=1)
     """The arq queue of jobs."""
@@ -138,6 +145,33 @@ class WorkerConfig(Environment):
     heartbeat_interval: float = Field(default=5.0, ge=0.25)
     """How often the heartbeat is written; after four missed ones the worker counts as stuck."""
     log_level: str = Field(default="INFO", pattern="^(?i:debug|info|warning|error|critical)$")
+
+    if not TYPE_CHECKING:  # type checkers are to know only the names of today
+
+        def __init__(self, **values: Any) -> None:
+            former = renames.from_environment(str(self.model_config.get("env_prefix", "")))
+            super().__init__(**former | renames.today(values, self._spell))
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in renames.SETTINGS:
+                return super().__getattr__(name)
+            return getattr(self, renames.tell(name, self._spell))
+
+    @classmethod
+    def _spell(cls, name: str) -> str:
+        return f"{cls.__name__}.{name}"
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the project's defaults of renamed settings to the fields of today."""
+        super().__pydantic_init_subclass__(**kwargs)
+        fields = cls.model_fields
+        for old in renames.SETTINGS.keys() & fields.keys():
+            field = fields.pop(old)
+            # In a subclass of a subclass it is an empty shell: the parent has dealt with it.
+            if not field.is_required():
+                fields[renames.tell(old, cls._spell)] = field
+            cls.model_rebuild(force=True)
 
     @field_validator("redis_dsn")
     @classmethod

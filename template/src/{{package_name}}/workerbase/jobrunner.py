@@ -119,8 +119,12 @@ class JobRunner(Worker):
         with self._monitors.running(attempt.work(self.queue_name)):
             return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
+    def _shows_data(self) -> bool:
+        """Whether arguments and results may be in the log: `log_results`, or level DEBUG."""
+        return self.log_results or logger.isEnabledFor(logging.DEBUG)
+
     def _shown(self, result: object) -> str:
-        if result is None or not self.log_results or not logger.isEnabledFor(logging.INFO):
+        if result is None or not self._shows_data() or not logger.isEnabledFor(logging.INFO):
             return ""
         return truncate(repr(result))
 
@@ -173,7 +177,10 @@ class JobRunner(Worker):
         late = (attempt.start_ms - attempt.claim.score) / 1000
         if late > 1.2:  # noqa: PLR2004 - arq's
             extra += f" delayed={late:0.2f}s"
-        arguments = args_to_string(attempt.args, attempt.kwargs)
+        arguments = ""
+        if attempt.args or attempt.kwargs:
+            shown = self._shows_data()
+            arguments = args_to_string(attempt.args, attempt.kwargs) if shown else "…"
         waited = attempt.seconds(attempt.enqueue_ms)
         logger.info("%6.2fs → %s(%s)%s", waited, attempt.ref, arguments, extra)
 

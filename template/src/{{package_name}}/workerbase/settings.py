@@ -14,7 +14,7 @@ from arq.cron import CronJob
 from arq.worker import Function, Worker, func
 from pydantic import ValidationError
 
-from . import health, wire
+from . import health, renames, wire
 from .config import WorkerConfig, health_path
 from .errors import SettingsError
 from .events import EventRouter
@@ -120,6 +120,7 @@ class BaseArqWorkerSettings:
             names = own.get("_declared")
             if names is None:  # a mixin; ours may have declared nothing
                 names = {n: v for n, v in own.items() if not n.startswith("_")}
+            names = renames.today(names, f"{base.__name__}.{{}}".format)
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -183,6 +184,8 @@ class BaseArqWorkerSettings:
             "timezone": ZoneInfo(config.timezone),
             # The key that `arq --check` reads lives one second longer than this.
             "health_check_interval": 15,
+            # What jobs are given and return may be secret; arq would log it.
+            "log_results": False,
             **declared,
             **{name: getattr(config, name) for name in _IN_CONFIG},
             "config": config,
