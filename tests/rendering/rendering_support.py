@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 """Where the programs of the test environment are, on the PATH or not."""
 
-Answers: TypeAlias = dict[str, str]
+Value: TypeAlias = str | bool
+Answers: TypeAlias = dict[str, Value]
 Tree: TypeAlias = dict[str, bytes]
 
 COPIER: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
@@ -34,10 +35,13 @@ UNUSUAL = {
 """For each question with a free answer, one that is as long and as strange as is allowed."""
 
 
-def values_of_each_question() -> dict[str, list[str | None]]:
+def values_of_each_question() -> dict[str, list[Value | None]]:
     """Return the values worth a try, the default first; ``None`` is a free question's default."""
-    values: dict[str, list[str | None]] = {}
+    values: dict[str, list[Value | None]] = {}
     for name, question in QUESTIONS.items():
+        if question["type"] == "bool":
+            values[name] = [question["default"], not question["default"]]
+            continue
         if "choices" not in question:
             values[name] = [None, UNUSUAL[name]]
             continue
@@ -47,7 +51,7 @@ def values_of_each_question() -> dict[str, list[str | None]]:
     return values
 
 
-def only_given(row: Mapping[str, str | None]) -> Answers:
+def only_given(row: Mapping[str, Value | None]) -> Answers:
     """Leave the defaults out."""
     return {name: value for name, value in row.items() if value is not None}
 
@@ -68,7 +72,7 @@ def pairwise() -> Iterator[Answers]:
 def all_choices() -> Iterator[Answers]:
     """Yield every combination of the choices, once with default and once with strange texts."""
     values = values_of_each_question()
-    choices = {name: values[name] for name, question in QUESTIONS.items() if "choices" in question}
+    choices = {name: values[name] for name in QUESTIONS if None not in values[name]}
     for row in itertools.product(*choices.values()):
         chosen = only_given(dict(zip(choices, row, strict=True)))
         yield chosen
@@ -77,7 +81,11 @@ def all_choices() -> Iterator[Answers]:
 
 def describe(answers: Answers) -> str:
     """Name a row in the output of pytest."""
-    return "-".join(v if "choices" in QUESTIONS[n] else n for n, v in answers.items()) or "defaults"
+    shown = (
+        v if "choices" in QUESTIONS[n] else n for n, v in answers.items() if not isinstance(v, bool)
+    )
+    switched_on = (name for name, value in answers.items() if value is True)
+    return "-".join(map(str, (*shown, *switched_on))) or "defaults"
 
 
 def files(project: Path) -> Tree:

@@ -30,11 +30,8 @@ def health_path() -> str:
     return os.environ.get(name) or dotenv_values(".env").get(name) or DEFAULT_HEALTH_FILE
 
 
-class WorkerConfig(BaseSettings):
-    """Settings of one worker process; durations are in seconds.
-
-    Call `load` to get an error that names the variables; subclass to add settings of your own.
-    """
+class Environment(BaseSettings):
+    """How settings are read; a part that not every project has brings a group of its own."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -45,6 +42,48 @@ class WorkerConfig(BaseSettings):
         hide_input_in_errors=True,
         validate_default=True,
     )
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and ``.env``.
+
+        Raises:
+            ConfigError: names every variable that is wrong; values are not repeated, because
+                they may be secrets.
+        """
+        try:
+            return cls()
+        except ValidationError as exc:
+            prefix = str(cls.model_config.get("env_prefix", ""))
+            lines = [
+                f"  {prefix}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+                if problem["loc"]
+                else f"  {problem['msg']}"
+                for problem in exc.errors(include_url=False, include_input=False)
+            ]
+            raise ConfigError("the configuration is invalid:\n" + "\n".join(lines)) from None
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        groups = (cls, *Environment.__subclasses__())
+        known = {name.upper() for group in groups for name in group.model_fields}
+        found: list[str] = []
+        for name in sorted({*os.environ, *dotenv_values(".env")}):
+            rest = name.upper().removeprefix(prefix)
+            if name.upper().startswith(prefix) and rest not in known:
+                near = difflib.get_close_matches(rest, known, 1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                found.append(f"{name} is no setting{hint}")
+        return found
+
+
+class WorkerConfig(Environment):
+    """Settings of one worker process; durations are in seconds.
+
+    Call `load` to get an error that names the variables; subclass to add settings of your own.
+    """
 
     redis_dsn: SecretStr = SecretStr("redis://localhost:6379/0")
     """``redis[s]://user:password@host:port/db``, ``unix:///path?db=0`` or
@@ -124,40 +163,6 @@ class WorkerConfig(BaseSettings):
             msg = f"must not be less than retry_backoff ({least:g} s)"
             raise ValueError(msg)
         return value
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment and ``.env``.
-
-        Raises:
-            ConfigError: names every variable that is wrong; values are not repeated, because
-                they may be secrets.
-        """
-        try:
-            return cls()
-        except ValidationError as exc:
-            prefix = str(cls.model_config.get("env_prefix", ""))
-            lines = [
-                f"  {prefix}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
-                if problem["loc"]
-                else f"  {problem['msg']}"
-                for problem in exc.errors(include_url=False, include_input=False)
-            ]
-            raise ConfigError("the configuration is invalid:\n" + "\n".join(lines)) from None
-
-    @classmethod
-    def unknown_variables(cls) -> list[str]:
-        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
-        prefix = str(cls.model_config.get("env_prefix", ""))
-        known = {name.upper() for name in cls.model_fields}
-        found: list[str] = []
-        for name in sorted({*os.environ, *dotenv_values(".env")}):
-            rest = name.upper().removeprefix(prefix)
-            if name.upper().startswith(prefix) and rest not in known:
-                near = difflib.get_close_matches(rest, known, 1)
-                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-                found.append(f"{name} is no setting{hint}")
-        return found
 
     @property
     def location(self) -> RedisLocation:
