@@ -260,8 +260,11 @@ def _job_hook(base: Hook | None, own: Hook | None, name: str) -> Hook | None:
 
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
-    {"config", "router", "lifespan", "max_retries", "permanent_errors", "transient_errors"}
-)
+    {
+        "config", "router", "lifespan", "max_retries", "permanent_errors", "transient_errors",
+        "setup_logging",
+    }
+)  # fmt: skip
 _IN_CONFIG = ("max_jobs", "job_timeout", "max_retries", "queue_name", "poll_delay", "keep_result")
 
 Lifespan = Callable[[Ctx], AbstractAsyncContextManager[object]]
@@ -301,6 +304,8 @@ class BaseArqWorkerSettings:
     """Exceptions that retrying cannot help."""
     transient_errors: ClassVar[ErrorTypes] = ()
     """Exceptions to retry although a base class of theirs is permanent."""
+    setup_logging: ClassVar[Callable[[WorkerConfig], None] | None] = None
+    """How the `run` command writes the log, if not as plain lines to standard error."""
 
     _declared: ClassVar[dict[str, object]] = {}
     longest_timeout: ClassVar[float] = 60.0
