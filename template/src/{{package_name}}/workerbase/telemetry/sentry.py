@@ -43,7 +43,6 @@ class Sentry(Monitor):
             "default_integrations": False,
             "include_local_variables": False,
             "max_breadcrumbs": 0,
-            "send_default_pii": False,
         }
         try:
             self._client = sentry_sdk.Client(dsn=dsn, **quiet | options)
