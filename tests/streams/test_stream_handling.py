@@ -20,6 +20,7 @@ from workerbase.config import WorkerConfig
 from workerbase.delivery.streams import publish
 from workerbase.devtools.server import Server
 from workerbase.events import Event, EventContext, EventRouter
+from workerbase.monitor import Monitor, Monitors
 from workerbase.types import RedisClient
 
 ConfigFor = Callable[..., WorkerConfig]
@@ -58,10 +59,13 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_its_message_tried_
             ended.append("cleaned up")
 
     errors: list[BaseException | None] = []
+
+    class Errors(Monitor):
+        def ended(self, work: Any, outcome: Any, error: Any, seconds: float) -> None:
+            errors.append(error)
+
     config = config_for(each_server, handler_timeout=0.2, concurrency=1)
-    async with consuming(
-        router, config, observer=lambda *outcome: errors.append(outcome[3])
-    ) as consumer:
+    async with consuming(router, config, monitors=Monitors([Errors()])) as consumer:
         await send(each, 1, 2)
         await until(lambda: consumer.counts["retried"] == 2)
         await run_jobs(each, config)

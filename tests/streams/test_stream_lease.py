@@ -285,15 +285,12 @@ async def test_handed_back_entries_can_be_taken_at_once_and_count_as_undelivered
     await read_as(each, "me")
     mine = Leases(each, STREAM, GROUP, "me", 10.0)
     other = Leases(each, STREAM, GROUP, "other", 10.0)
-    assert not await other.any_expired()
-    assert await other.reclaim() is None
+    assert await other.reclaim() == []
     assert await mine.hand_back([EntryId(first)]) == 1
-    assert await other.any_expired()
-    reclaimed = await other.reclaim()
-    assert reclaimed is not None
+    (reclaimed,) = await other.reclaim(10)
     assert reclaimed.delivery.entry_id == second
     assert reclaimed.delivery.deliveries == 0
-    assert await other.reclaim() is None
+    assert await other.reclaim() == []
     assert await other.begin(reclaimed.delivery)
     assert reclaimed.delivery.deliveries == 1
 
@@ -367,7 +364,7 @@ async def test_what_has_ended_is_acknowledged_before_a_suspect_runs(
     redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
     """Else the suspect takes a handled message along, to the dead-letter queue in the end."""
-    monkeypatch.setattr("workerbase.acks.LINGER_S", 60.0)
+    monkeypatch.setattr("workerbase.batch.LINGER_S", 60.0)
     router, unsettled = EventRouter(), list[int]()
 
     @router.on(Work)
@@ -381,3 +378,32 @@ async def test_what_has_ended_is_acknowledged_before_a_suspect_runs(
     async with consuming(router, config_for(server)) as consumer:
         await until(lambda: consumer.counts["handled"] == 3)
     assert unsettled == [3, 2, 1]
+
+
+async def test_what_a_dead_worker_held_is_taken_over_at_once_and_started_one_by_one(
+    each: RedisClient, each_server: Server, config_for: ConfigFor
+) -> None:
+    """Taking one after the other would leave the rest without an owner for longer than a lease."""
+    router, running = EventRouter(), list[int]()
+    done = asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        running.append(event.number)
+        await done.wait()
+
+    await make_group(each)
+    await send(each, *range(12))
+    await read_as(each, "dead")
+    await expire_leases(each)
+    async with consuming(router, config_for(each_server, concurrency=12)) as consumer:
+
+        async def owners() -> set[bytes]:
+            return {row["consumer"] for row in await pending(each)}
+
+        await until(lambda: running)
+        assert await owners() == {consumer.name.encode()}
+        assert len(running) < 12, "they start one by one"
+        await until(lambda: len(running) == 12)
+        done.set()
+        await until(lambda: consumer.counts["handled"] == 12)

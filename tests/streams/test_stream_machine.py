@@ -178,23 +178,22 @@ class Machine(RuleBasedStateMachine):
         for entry_id in self.do(member.leases.renew(list(member.hand))):
             del member.hand[entry_id]
 
-    @rule(who=st.integers(0, 1))
-    def take_over(self, who: int) -> None:
-        self.do(self.reclaim(self.members[who]))
+    @rule(who=st.integers(0, 1), most=st.integers(1, 3))
+    def take_over(self, who: int, most: int) -> None:
+        self.do(self.reclaim(self.members[who], most))
 
-    async def reclaim(self, member: Member) -> bool:
-        if not await member.leases.any_expired():
-            return False
-        reclaimed = await member.leases.reclaim()
-        assert reclaimed is not None
-        assert not reclaimed.deleted, "nobody deletes what is pending"
-        delivery = reclaimed.delivery
-        if delivery.deliveries >= MAX_DELIVERIES:
-            decision = DeadLetter("poison")
-            await member.settler.set_aside(delivery, ValueError("poison"), decision, 1)
-        elif await member.leases.begin(delivery):
-            member.hand[delivery.entry_id] = delivery
-        return True
+    async def reclaim(self, member: Member, most: int = 1) -> int:
+        reclaimed = await member.leases.reclaim(most)
+        assert len(reclaimed) <= most
+        for entry in reclaimed:
+            assert not entry.deleted, "nobody deletes what is pending"
+            delivery = entry.delivery
+            if delivery.deliveries >= MAX_DELIVERIES:
+                decision = DeadLetter("poison")
+                await member.settler.set_aside(delivery, ValueError("poison"), decision, 1)
+            elif await member.leases.begin(delivery):
+                member.hand[delivery.entry_id] = delivery
+        return len(reclaimed)
 
     @rule(who=st.integers(0, 1))
     def drain(self, who: int) -> None:

@@ -272,7 +272,7 @@ def test_whatever_order_of_steps_a_message_is_in_one_place(
             elif step == "expire":
                 await expire_leases(redis)
             else:
-                await scripts.reclaim(redis, [STREAM], [GROUP, "other", 1000])
+                await scripts.reclaim(redis, [STREAM], [GROUP, "other", 1000, 1])
         in_stream = {row["message_id"].decode() for row in await pending(redis)}
         undelivered = await read_as(redis, "counter")
         jobs = await redis.execute_command("ZCARD", "arq:queue")

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from workerbase import deadletter
-from workerbase.acks import BATCH, Acker
+from workerbase.batch import BATCH, Batcher
 from workerbase.breaker import MAX_PAUSE_S, Breaker
 from workerbase.buffer import Buffer
 from workerbase.dlq import DeadEntry
@@ -234,38 +234,50 @@ def test_what_was_running_when_the_breaker_opened_does_not_put_off_the_first_pro
 # --- acks
 
 
-async def test_acknowledgements_are_batched_and_reported() -> None:
-    redis, acked = FakeRedis(), list[EntryId]()
-    acker = Acker(redis, "workers", RedisLink(), lambda _, ids: acked.extend(ids))
+async def test_acknowledgements_are_batched_and_let_the_entries_go() -> None:
+    redis = FakeRedis()
+    desk = settler(redis)
     for number in range(BATCH + 1):
-        acker.add(delivery(number))
-    await acker.flush()
+        entry = delivery(number)
+        desk.held[entry.stream][entry.entry_id] = entry
+        desk.handled(entry, Head.of(entry), 0.0)
+    assert len(desk.held["work"]) == BATCH + 1
+    await desk.acks.flush()
     assert [len(command) - 3 for command in redis.sent] == [BATCH, 1]
-    assert len(acked) == BATCH + 1
-    await acker.flush()
+    assert not desk.held["work"]
+    await desk.acks.flush()
     assert len(redis.sent) == 2
 
 
 async def test_what_redis_did_not_confirm_is_acknowledged_again() -> None:
-    redis, acked = FakeRedis(RedisConnectionError("gone")), list[EntryId]()
-    acker = Acker(redis, "workers", RedisLink(), lambda _, ids: acked.extend(ids))
-    acker.add(delivery(1))
+    redis = FakeRedis(RedisConnectionError("gone"))
+    desk, entry = settler(redis), delivery(1)
+    desk.held[entry.stream][entry.entry_id] = entry
+    desk.handled(entry, Head.of(entry), 0.0)
     with pytest.raises(RedisConnectionError):
-        await acker.flush()
-    assert acked == []
-    await acker.flush()
-    assert acked == ["1-0"]
+        await desk.acks.flush()
+    assert desk.held["work"]
+    await desk.acks.flush()
+    assert not desk.held["work"]
 
 
-async def test_the_loop_acknowledges_by_itself_and_outlives_an_outage() -> None:
-    redis, done = FakeRedis(RedisConnectionError("gone")), asyncio.Event()
-    acker = Acker(redis, "workers", RedisLink(), lambda *_: done.set())
-    loop = asyncio.create_task(acker.run())
-    acker.add(delivery(1))
+async def test_the_batcher_writes_by_itself_and_outlives_an_outage() -> None:
+    tries, done = list[list[int]](), asyncio.Event()
+
+    async def write(batch: list[int]) -> None:
+        tries.append(batch)
+        if len(tries) == 1:
+            raise RedisConnectionError("gone")
+        done.set()
+
+    batcher: Batcher[int] = Batcher(write, "writing", RedisLink())
+    loop = asyncio.create_task(batcher.run())
+    batcher.add(1)
+    batcher.add(2)
     async with asyncio.timeout(5):
         await done.wait()
     loop.cancel()
-    assert [command[0] for command in redis.sent] == ["XACK", "XACK"]
+    assert tries == [[1, 2], [1, 2]]
 
 
 # --- link
@@ -407,7 +419,7 @@ async def test_finish_raises_the_first_error() -> None:
 def settler(redis: FakeRedis) -> Settler:
     return Settler(
         redis, RedisLink(), group="workers", consumer="me", queue_name="arq:queue",
-        dlq_max_entries=10,
+        dlq_max_entries=10, streams=["work"],
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def _as_before() -> Iterator[None]:
 def output() -> io.StringIO:
     """What is written where there is no terminal."""
     stream = io.StringIO()
-    logs.configure(WorkerConfig(log_level="debug"), stream=stream)
+    logs.configure(WorkerConfig(), stream=stream)
     return stream
 
 
@@ -114,21 +114,42 @@ def test_a_job_has_names_of_its_own(output: io.StringIO) -> None:
 
 
 async def test_nothing_of_a_run_remains_for_the_next(output: io.StringIO) -> None:
-    context = logs.LogContext()
+    context, log = logs.LogContext(), logging.getLogger("x")
     with contextlib.suppress(ValueError), context.running(MESSAGE):
         structlog.contextvars.bind_contextvars(customer=7)
-        logging.getLogger("x").info("first")
+        log.info("first")
         raise ValueError
-    logging.getLogger("x").info("between")
     with context.running(JOB):
-        await asyncio.create_task(asyncio.to_thread(logging.getLogger("x").info, "second"))
+        await asyncio.create_task(asyncio.to_thread(log.info, "second"))
 
-    first, between, second = lines(output)
+    first, second = lines(output)
     assert first["customer"] == 7
-    assert between.keys() == {"timestamp", "level", "logger", "message"}
-    assert "message_id" not in second
-    assert "customer" not in second
+    assert {"message_id", "event_type", "stream", "customer"}.isdisjoint(second)
     assert second["job_id"] == "j1"
+
+
+async def test_how_it_ended_is_told_of_the_run_and_what_begins_then_is_another(
+    output: io.StringIO,
+) -> None:
+    log = logging.getLogger("x")
+
+    async def say(text: str) -> None:
+        log.info(text)
+
+    with logs.LogContext().running(JOB):
+        child = asyncio.create_task(say("started by the task"))
+    log.info("failed")
+    await asyncio.create_task(say("the next job"))
+    await asyncio.to_thread(log.info, "a thread")
+    await child
+
+    found = {line["message"]: line.get("job_id") for line in lines(output)}
+    assert found == {
+        "failed": "j1",
+        "the next job": None,
+        "a thread": None,
+        "started by the task": "j1",
+    }
 
 
 @pytest.mark.parametrize("tracing_first", [True, False])
@@ -169,7 +190,7 @@ def test_an_exception_is_structured(output: io.StringIO) -> None:
 
     (line,) = lines(output)
     last, cause = line["exception"]
-    assert (last["exc_type"], cause["exc_type"]) == ("ValueError", "LookupError")
+    assert (last["exc_type"], cause["exc_type"]) == ("ValueError", "KeyError")
     assert last["exc_value"] == "cannot reach redis://[redacted]@cache"
     assert last["frames"][-1]["name"] == "fail"
     assert "hunter2" not in output.getvalue()

@@ -3,24 +3,20 @@
 
 import logging
 import pickle
+from asyncio import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
 
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import (
-    Deserializer,
-    SerializationError,
-    Serializer,
-    deserialize_job_raw,
-    serialize_result,
-)
+from arq.jobs import DeserializationError, Deserializer, Serializer, serialize_result
 from arq.utils import ms_to_datetime, timestamp_ms
 from arq.worker import Function
 
 from . import deadletter, wire
 from .jobqueue import Claim, Ended
-from .retry import DeadLetter, Decision, Reason
+from .monitor import Outcome, Work
+from .retry import DeadLetter, Decision, Reason, Retry
 from .types import Ctx, Payload
 
 logger = logging.getLogger(__name__)
@@ -66,8 +62,27 @@ class Attempt:
     error: BaseException | None = None
     decision: Decision | None = None
     """What is to follow; None means that the job is done, well or (with an ``error``) badly."""
+    trace: str = ""
+    """W3C ``traceparent`` of whoever enqueued it, if it came with one."""
+    ran_seconds: float = 0.0
     uncounted: bool = False
     """The worker stops; the try is not the job's fault."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it."""
+        if isinstance(self.decision, Retry):
+            return "retried"
+        if self.decision is not None:
+            return "dead_lettered"
+        if self.error is None:
+            return "handled"
+        return "aborted" if isinstance(self.error, CancelledError) else "failed"
+
+    def work(self, queue: str) -> Work:
+        """Describe the job for monitors."""
+        name = self.function_name or "?"
+        return Work("job", queue, name, self.claim.job_id, self.job_try, trace=self.trace)
 
     @property
     def ref(self) -> str:
@@ -84,19 +99,22 @@ class Attempt:
         """Read the job; return how many tries it had when it was enqueued.
 
         Raises:
-            arq.jobs.SerializationError: it cannot be read.
+            arq.jobs.DeserializationError: it cannot be read.
         """
-        name, args, kwargs, tries, enqueue_ms = deserialize_job_raw(
-            self.claim.job or b"", deserializer=self.codec.loads
-        )
         try:
-            self.enqueue_ms = int(enqueue_ms)
+            job = self.codec.loads(self.claim.job or b"")
+        except Exception as exc:
+            raise DeserializationError("unable to deserialize job") from exc
+        try:
+            self.enqueue_ms = int(job["et"])
             ms_to_datetime(self.enqueue_ms)
-            self.function_name, self.args, self.kwargs = str(name), tuple(args), dict(kwargs)
-            return int(tries or 0)
-        except (ArithmeticError, OSError, TypeError, ValueError) as exc:
+            self.function_name = str(job["f"])
+            self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
+            self.trace = str(job.get("tp", ""))
+            return int(job["t"] or 0)
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
             msg = f"a field of the job is not what arq writes: {exc}"
-            raise SerializationError(msg) from exc
+            raise DeserializationError(msg) from exc
 
     def ended(self, queue: str, keep_result_s: float, *, forever: bool) -> Ended:
         """Return the job as done, with its result as arq writes it."""

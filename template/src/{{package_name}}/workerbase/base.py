@@ -29,6 +29,7 @@ from .errors import PayloadError, SettingsError, WorkerError
 from .events import RETRIES, EventRouter
 from .health import Heartbeat, Vitals
 from .jobqueue import QueueClient
+from .monitor import Monitor
 from .retry import ErrorTypes, RetryPolicy
 from .settle import REQUEUE_TASK
 from .task_utils import Task
@@ -261,10 +262,16 @@ def _job_hook(base: Hook | None, own: Hook | None, name: str) -> Hook | None:
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
     {
-        "config", "router", "lifespan", "max_retries", "permanent_errors", "transient_errors",
+        "config",
+        "lifespan",
+        "max_retries",
+        "monitors",
+        "permanent_errors",
+        "router",
         "setup_logging",
+        "transient_errors",
     }
-)  # fmt: skip
+)
 _IN_CONFIG = ("max_jobs", "job_timeout", "max_retries", "queue_name", "poll_delay", "keep_result")
 
 Lifespan = Callable[[Ctx], AbstractAsyncContextManager[object]]
@@ -304,6 +311,9 @@ class BaseArqWorkerSettings:
     """Exceptions that retrying cannot help."""
     transient_errors: ClassVar[ErrorTypes] = ()
     """Exceptions to retry although a base class of theirs is permanent."""
+
+    monitors: ClassVar[Sequence[Monitor]] = ()
+    """Are told what happens in the worker."""
     setup_logging: ClassVar[Callable[[WorkerConfig], None] | None] = None
     """How the `run` command writes the log, if not as plain lines to standard error."""
 

@@ -2,8 +2,8 @@
 """Tell Redis in batches what is done.
 
 One command for each message or job would cost a round trip and as much CPU as all the rest.
-Nothing that runs waits for these writes, so they are gathered while one is under way and for
-`LINGER_S`; a crash in that time means that the work is done a second time, as a crash always may.
+Nothing that runs waits for these writes, so they are gathered for `LINGER_S`; a crash in that
+time means that the work is done a second time, as a crash always may.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from .connect import OUTAGE_ERRORS
 from .link import RedisLink
 
-LINGER_S = 0.005
-BATCH = 200
+LINGER_S = 0.01
+BATCH = 500
 
 T = TypeVar("T")
 
@@ -34,32 +34,35 @@ class Batcher(Generic[T]):
         self._write = write
         self._doing = doing
         self._link = link
-        self._waiting: list[tuple[T, asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._waiting: list[T] = []
+        self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
 
-    def add(self, item: T) -> asyncio.Future[None]:
-        """Write ``item`` soon; the future is done when Redis has it."""
-        written = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, written))
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self._doing)
-        return written
+    def add(self, item: T) -> None:
+        """Write ``item`` soon."""
+        self._waiting.append(item)
+        self._wake.set()
 
-    async def _run(self) -> None:
-        try:
-            while self._waiting:
-                if len(self._waiting) < BATCH:
-                    await asyncio.sleep(LINGER_S)
-                batch = self._waiting[:BATCH]
-                try:
-                    await self._write([item for item, _ in batch])
-                except OUTAGE_ERRORS as exc:
-                    await self._link.wait_after(exc, self._doing)
-                    continue
-                self._link.ok()
+    async def run(self) -> None:
+        """Write until cancelled; Redis being away only delays it."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(LINGER_S)
+            self._wake.clear()
+            try:
+                await self.flush()
+            except OUTAGE_ERRORS as exc:
+                self._wake.set()
+                await self._link.wait_after(exc, self._doing)
+
+    async def flush(self) -> None:
+        """Write what waits; what Redis does not confirm waits on.
+
+        Raises:
+            RedisError, OSError: Redis did not take it.
+        """
+        async with self._lock:
+            while batch := self._waiting[:BATCH]:
+                await self._write(batch)
                 del self._waiting[: len(batch)]
-                for _, written in batch:
-                    if not written.done():
-                        written.set_result(None)
-        finally:
-            self._task = None
+                self._link.ok()

@@ -17,7 +17,6 @@ from uuid import uuid4
 
 from redis.exceptions import ResponseError
 
-from .acks import Acker
 from .buffer import Buffer
 from .config import WorkerConfig
 from .connect import OUTAGE_ERRORS
@@ -26,14 +25,13 @@ from .handling import Handling, Slot
 from .health import Vitals
 from .janitor import Janitor
 from .keeper import Keeper
-from .lease import Delivery, Held, Leases
+from .lease import Delivery, Leases
 from .link import RedisLink
+from .monitor import Monitors, Outcome
 from .retry import RetryPolicy
 from .services import Services
-from .settle import Observer, Outcome, Outcomes, Settler
+from .settle import Settler
 from .types import Ctx, EntryId, RedisClient, StreamName
-
-__all__ = ["Consumer", "Observer"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Consumer:
         policy: when to retry; from ``config`` if not given.
         ctx: the worker's ``ctx``, which handlers see as ``EventContext.worker``.
         link: what the process knows about Redis.
-        observer: told the outcome of every delivery.
+        monitors: told what happens.
         block_ms: how long a read waits in Redis; None polls, for servers that cannot block.
     """
 
@@ -65,7 +63,7 @@ class Consumer:
         policy: RetryPolicy | None = None,
         ctx: Ctx | None = None,
         link: RedisLink | None = None,
-        observer: Observer | None = None,
+        monitors: Monitors | None = None,
         block_ms: int | None = BLOCK_MS,
     ) -> None:
         # The name is new with each start, so that what a former process of this host left
@@ -77,14 +75,11 @@ class Consumer:
         self._config = config
         self._link = link = link or RedisLink()
         self._block_ms = block_ms
-        self._held: Held = {stream: {} for stream in router.streams}
         self._leases = {
             stream: Leases(redis, stream, config.consumer_group, self.name, config.lease_timeout)
             for stream in router.streams
         }
-        self._outcomes = Outcomes(observer)
         self._buffer: Buffer[Delivery] = Buffer(config.concurrency, config.prefetch)
-        self._acker = Acker(redis, config.consumer_group, link, self._acked)
         self._settler = Settler(
             redis,
             link,
@@ -92,32 +87,23 @@ class Consumer:
             consumer=self.name,
             queue_name=config.queue_name,
             dlq_max_entries=config.dlq_max_entries,
+            streams=router.streams,
+            monitors=monitors,
         )
+        self._held = self._settler.held
         self._handling = Handling(
             redis=redis,
             router=router,
             config=config,
             policy=policy or config.retry_policy(),
             ctx={} if ctx is None else ctx,
-            held=self._held,
             buffer=self._buffer,
-            acker=self._acker,
             settler=self._settler,
-            outcomes=self._outcomes,
         )
         self._keeper = Keeper(
-            config=config,
-            link=link,
-            leases=self._leases,
-            held=self._held,
-            buffer=self._buffer,
-            acker=self._acker,
-            settler=self._settler,
-            outcomes=self._outcomes,
+            config=config, leases=self._leases, buffer=self._buffer, settler=self._settler
         )
-        self._janitor = Janitor(
-            redis, router, config, self.name, link, settled=self._outcomes.counts.total
-        )
+        self._janitor = Janitor(redis, router, config, self.name, link, settled=self.counts.total)
         self._last_pass = time.monotonic()
         self._reading = False
         self.reads = 0
@@ -126,7 +112,7 @@ class Consumer:
     @property
     def counts(self) -> Counter[Outcome]:
         """How often each outcome was reached."""
-        return self._outcomes.counts
+        return self._settler.counts
 
     @property
     def is_idle(self) -> bool:
@@ -157,7 +143,7 @@ class Consumer:
         intake, core = Services(), Services()
         core.start(f"{self.name}: renew", self._keeper.renew())
         core.start(f"{self.name}: watch", self._handling.watch())
-        core.start(f"{self.name}: ack", self._acker.run())
+        core.start(f"{self.name}: ack", self._settler.acks.run())
         for index, slot in enumerate(self._handling.slots):
             slot.task = core.start(f"{self.name}: slot {index}", self._handling.run(slot))
         intake.start(f"{self.name}: read", self._read_loop())
@@ -190,7 +176,7 @@ class Consumer:
             )
         await core.cancel()
         try:
-            await self._acker.flush()
+            await self._settler.acks.flush()
         except OUTAGE_ERRORS as exc:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
@@ -281,12 +267,6 @@ class Consumer:
                 held[delivery.entry_id] = delivery
                 deliveries.append(delivery)
         return deliveries
-
-    def _acked(self, stream: StreamName, ids: list[EntryId]) -> None:
-        held = self._held[stream]
-        for entry_id in ids:
-            held.pop(entry_id, None)
-        self._link.ok()
 
 
 def _describe(slot: Slot) -> str:

@@ -179,6 +179,8 @@ class Head:
     data: bytes = b""
     attempt: int = 1
     """The number of this try, counted from 1."""
+    trace: str = ""
+    """W3C ``traceparent`` of the publisher, if it sent one."""
     problem: str = ""
     """What is wrong with the entry, if anything."""
 
@@ -200,11 +202,18 @@ class Head:
                         head.attempt = int(fields[index + 1]) + 1
                     else:
                         head.problem = f"_retries is {fields[index + 1][:20]!r}, not a number"
+                case b"_trace":
+                    head.trace = fields[index + 1].decode(errors="replace")
                 case _:
                     pass
         if head.event_type is None:
             head.problem = "the entry has no 'type' field"
         return head
+
+    @property
+    def name(self) -> str:
+        """The event type as text."""
+        return (self.event_type or b"?").decode(errors="replace")
 
 
 def payload_of(event: Event) -> Payload:

@@ -6,7 +6,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-from .acks import Acker
 from .breaker import Breaker
 from .buffer import Buffer
 from .config import WorkerConfig
@@ -14,9 +13,9 @@ from .connect import OUTAGE_ERRORS
 from .deadletter import text_of
 from .errors import InvalidEventError
 from .events import EventContext, EventRouter, Head
-from .lease import Delivery, Held
+from .lease import Delivery
 from .retry import DeadLetter, RetryPolicy
-from .settle import Outcomes, Settler
+from .settle import Settler, work_of
 from .types import Ctx, RedisClient
 
 logger = logging.getLogger(__name__)
@@ -60,11 +59,8 @@ class Handling:
     config: WorkerConfig
     policy: RetryPolicy
     ctx: Ctx
-    held: Held
     buffer: Buffer[Delivery]
-    acker: Acker
     settler: Settler
-    outcomes: Outcomes
 
     def __post_init__(self) -> None:
         self._breaker = Breaker(self.config.breaker_threshold)
@@ -107,10 +103,15 @@ class Handling:
         head = Head.of(delivery)
         try:
             error = await self._attempt(slot, delivery, head)
+            seconds = time.monotonic() - slot.started
             if error is None:
-                self._succeeded(delivery, head)
+                self.settler.handled(delivery, head, seconds)
+                if self._breaker.succeeded():
+                    logger.info("a message succeeded: handling goes on")
+                    self.buffer.unhold()
+                    self.settler.monitors.breaker(is_open=False)
             else:
-                await self._failed(delivery, head, error)
+                await self._failed(delivery, head, error, seconds)
         except OUTAGE_ERRORS as exc:
             where = f"{delivery.stream} {delivery.entry_id}"
             logger.warning("%s is not settled (%s); it is redelivered", where, exc)
@@ -120,7 +121,11 @@ class Handling:
     async def _attempt(self, slot: Slot, delivery: Delivery, head: Head) -> BaseException | None:
         """Run the handler; return what it raised."""
         try:
-            await self._handle(delivery, head)
+            if self.settler.monitors:
+                with self.settler.monitors.running(work_of(delivery, head)):
+                    await self._handle(delivery, head)
+            else:
+                await self._handle(delivery, head)
         except asyncio.CancelledError as exc:
             timed_out = slot.timed_out
             if slot.uncancel():
@@ -151,27 +156,17 @@ class Handling:
         )
         await route.run(head.data, context)
 
-    def _succeeded(self, delivery: Delivery, head: Head) -> None:
-        self.acker.add(delivery)
-        self.outcomes.report("handled", delivery, head)
-        if self._breaker.succeeded():
-            logger.info("a message succeeded: handling goes on")
-            self.buffer.unhold()
-
-    async def _failed(self, delivery: Delivery, head: Head, error: BaseException) -> None:
+    async def _failed(
+        self, delivery: Delivery, head: Head, error: BaseException, seconds: float
+    ) -> None:
         decision = self.policy.decide(error, head.attempt)
         # What can never succeed says nothing about the dependencies of the rest.
         passing = not (isinstance(decision, DeadLetter) and decision.reason != "retries")
         if passing and self._hold(head, error):
             self.buffer.put_back(delivery)
-            self.outcomes.report("held", delivery, head, error)
-            return
-        if isinstance(decision, DeadLetter):
-            outcome = await self.settler.set_aside(delivery, error, decision, head.attempt)
+            self.settler.report("held", delivery, head, error, seconds)
         else:
-            outcome = await self.settler.retry(delivery, error, decision)
-        self.held[delivery.stream].pop(delivery.entry_id, None)
-        self.outcomes.report(outcome, delivery, head, error)
+            await self.settler.failed(delivery, head, error, decision, seconds)
 
     def _hold(self, head: Head, error: BaseException) -> bool:
         if self._breaker.failed(head.message_id):
@@ -183,4 +178,5 @@ class Handling:
                 text_of(error),
             )
             self.buffer.hold()
+            self.settler.monitors.breaker(is_open=True)
         return self._breaker.is_open

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from arq.connections import ArqRedis
@@ -39,14 +39,13 @@ from .cron import enqueue_due
 from .health import Vitals
 from .jobqueue import BATCH, TRIES_TTL_MS, Claim, Ended, JobQueue, QueueClient
 from .link import RedisLink
+from .monitor import Monitors
 from .retry import DeadLetter, Reason, Retry, RetryPolicy
 from .services import Services
 from .task_utils import Task
 from .types import Ctx, Hook, RedisClient
 
 logger = logging.getLogger(__name__)
-
-D = TypeVar("D", Retry, DeadLetter)
 
 UPKEEP_S = 0.5
 """How often cron jobs and aborted jobs are looked at."""
@@ -66,6 +65,7 @@ class JobWorker(Worker):
         prefetch: at most so many jobs wait in this process beside those that run.
         dlq_max_entries: bound of the queue's DLQ.
         link: what the process knows about Redis.
+        monitors: told what happens.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class JobWorker(Worker):
         prefetch: int = 500,
         dlq_max_entries: int = 1_000_000,
         link: RedisLink | None = None,
+        monitors: Monitors | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(functions, **arguments)
@@ -87,6 +88,7 @@ class JobWorker(Worker):
         self._link = link or RedisLink()
         self._buffer: Buffer[Claim] = Buffer(self.max_jobs, prefetch)
         self._held: dict[str, Claim] = {}
+        self._monitors = monitors or Monitors()
         self._finisher = Batcher(self._finish, "ending jobs", self._link)
         self._wake = asyncio.Event()
         self._more = False
@@ -96,7 +98,12 @@ class JobWorker(Worker):
 
     @classmethod
     def of(
-        cls, settings: type[BaseArqWorkerSettings], redis: ArqRedis, ctx: Ctx, link: RedisLink
+        cls,
+        settings: type[BaseArqWorkerSettings],
+        redis: ArqRedis,
+        ctx: Ctx,
+        link: RedisLink,
+        monitors: Monitors | None = None,
     ) -> Self:
         """Make the worker of ``settings`` that runs as one service of a process."""
         arguments: dict[str, Any] = get_kwargs(cast("Any", settings))
@@ -108,6 +115,7 @@ class JobWorker(Worker):
             prefetch=config.prefetch,
             dlq_max_entries=config.dlq_max_entries,
             link=link,
+            monitors=monitors,
             handle_signals=False,
             **arguments,
         )
@@ -135,7 +143,7 @@ class JobWorker(Worker):
         """
         logger.info("running jobs of %s: %s", self.queue_name, ", ".join(self.functions))
         intake, core = Services(), Services()
-        core.start("jobs: leases", self._renew_loop())
+        self._start_core(core)
         intake.start("jobs: claim", self._claim_loop())
         intake.start("jobs: wake", self._wake_loop())
         intake.start("jobs: upkeep", self._upkeep_loop())
@@ -148,20 +156,30 @@ class JobWorker(Worker):
 
     async def main(self) -> None:
         """Run as arq's worker does, polling; `serve` does it better."""
-        renewal = asyncio.create_task(self._renew_loop(), name="jobs: leases")
+        core = Services()
+        self._start_core(core)
         try:
             await super().main()
         finally:
-            renewal.cancel()
+            await core.cancel()
+
+    def _start_core(self, core: Services) -> None:
+        core.start("jobs: leases", self._renew_loop())
+        core.start("jobs: ends", self._finisher.run())
 
     async def run_due(self) -> None:
         """Run the jobs that are due now and wait for them."""
         self.ctx["redis"] = self.pool
-        while True:
-            await self._claim(self.max_jobs)
-            if not self.tasks:
-                return
-            await asyncio.wait(self.tasks.values())
+        core = Services()
+        self._start_core(core)
+        try:
+            while True:
+                await self._claim(self.max_jobs)
+                if not self.tasks:
+                    return
+                await asyncio.wait(self.tasks.values())
+        finally:
+            await core.cancel()
 
     async def startup(self) -> None:
         """Run the startup hook."""
@@ -243,6 +261,7 @@ class JobWorker(Worker):
         return self.max_jobs - self._buffer.running - len(self._buffer)
 
     def _take(self, claims: list[Claim]) -> None:
+        self._monitors.leases("job", "taken_over", sum(claim.crashed for claim in claims))
         for claim in claims:
             former, self._held[claim.job_id] = self._held.get(claim.job_id), claim
             if claim.job_id in self.job_tasks:
@@ -305,6 +324,8 @@ class JobWorker(Worker):
                 self._link.failed(exc, "renewing leases of jobs")
                 continue
             self._lose({held[job_id] for job_id in lost})
+            self._monitors.leases("job", "renewed", len(held) - len(lost))
+            self._monitors.leases("job", "lost", len(lost))
 
     def _lose(self, gone: set[Claim]) -> None:
         for claim in gone:
@@ -389,7 +410,7 @@ class JobWorker(Worker):
             await self._prepare(attempt)
         except RefusedError as refused:
             attempt.error = attempt.result = refused.error
-            attempt.decision = refused.decision
+            attempt.decision = refused.decision if self._policy else None
             self.jobs_failed += 1
             return
         function = cast("Function | CronJob", attempt.function)
@@ -407,10 +428,7 @@ class JobWorker(Worker):
             self._log_start(attempt)
             self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
             async with asyncio.timeout(timeout):
-                run: Callable[..., Awaitable[object]] = cast("Any", function.coroutine)
-                if self._policy is not None:
-                    run = Task.of(function) or run
-                attempt.result = await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+                attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
         except (Exception, asyncio.CancelledError, SystemExit) as exc:
             attempt.error = attempt.result = exc
@@ -418,8 +436,18 @@ class JobWorker(Worker):
         else:
             self.jobs_complete += 1
             logger.info("%6.2fs ← %s ● %s", attempt.seconds(attempt.start_ms), attempt.ref, shown)
+        attempt.ran_seconds = attempt.seconds(attempt.start_ms)
         self.job_tasks.pop(attempt.claim.job_id, None)
         await self._hook("on_job_end", attempt)
+
+    async def _call(self, function: Function | CronJob, attempt: Attempt) -> object:
+        run: Callable[..., Awaitable[object]] = cast("Any", function.coroutine)
+        if self._policy is not None:
+            run = Task.of(function) or run
+        if not self._monitors:
+            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        with self._monitors.running(attempt.work(self.queue_name)):
+            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shown(self, result: object) -> str:
         if result is None or not self.log_results or not logger.isEnabledFor(logging.INFO):
@@ -537,53 +565,53 @@ class JobWorker(Worker):
     # --- what came of it
 
     async def _settle(self, attempt: Attempt) -> None:
-        if isinstance(attempt.decision, Retry):
-            await self._until_written("releasing a job", self._release, attempt, attempt.decision)
-        elif isinstance(attempt.decision, DeadLetter) and self._policy is not None:
-            await self._until_written("burying a job", self._bury, attempt, attempt.decision)
+        decision = attempt.decision
+        if isinstance(decision, Retry):
+            write = partial(self._release, attempt, decision)
+        elif isinstance(decision, DeadLetter):
+            write = partial(self._bury, attempt, decision)
         else:
-            await self._finisher.add(self._ended(attempt))
+            write = partial(self._end, attempt)
+        try:
+            owned = await self._link.until_taken("settling a job", write, lambda: self._draining)
+        except OUTAGE_ERRORS as exc:
+            logger.warning("%s is not settled (%s); its lease runs out", attempt.ref, exc)
+            return
+        if not owned:
+            logger.warning("%s ended after its lease had run out; it may run twice", attempt.ref)
+        if self._monitors:
+            outcome = attempt.outcome if owned else "lease_lost"
+            work = attempt.work(self.queue_name)
+            self._monitors.ended(work, outcome, attempt.error, attempt.ran_seconds)
 
-    async def _until_written(
-        self, doing: str, write: Callable[[Attempt, D], Awaitable[None]], attempt: Attempt, what: D
-    ) -> None:
-        while True:
-            try:
-                await write(attempt, what)
-            except OUTAGE_ERRORS as exc:
-                if self._draining:
-                    logger.warning("%s failed (%s); its lease runs out", doing, exc)
-                    return
-                await self._link.wait_after(exc, doing)
-            else:
-                self._link.ok()
-                return
-
-    async def _release(self, attempt: Attempt, decision: Retry) -> None:
+    async def _release(self, attempt: Attempt, decision: Retry) -> bool:
         job = b""
         if self._policy is not None and attempt.error is not None:
             job, _ = attempt.rewritten(attempt.error)
         job_id, uncounted = attempt.claim.job_id, attempt.uncounted
-        if not await self._queue.release(job_id, decision.delay, job=job, uncounted=uncounted):
-            self._no_longer_ours([job_id])
+        owned = await self._queue.release(job_id, decision.delay, job=job, uncounted=uncounted)
         self._wake.set()
+        return owned
 
-    async def _bury(self, attempt: Attempt, decision: DeadLetter) -> None:
+    async def _bury(self, attempt: Attempt, decision: DeadLetter) -> bool:
         letter = wire.flatten(attempt.letter(self.queue_name, self.name, decision.reason))
         dropped = await self._queue.bury(self._ended(attempt), letter, self._dlq_max_entries)
-        if dropped < 0:
-            self._no_longer_ours([attempt.claim.job_id])
-        elif dropped:
+        if dropped > 0:
             logger.error(deadletter.FULL, keys.dlq(self.queue_name), dropped)
+        return dropped >= 0
+
+    async def _end(self, attempt: Attempt) -> bool:
+        owned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._finisher.add((self._ended(attempt), owned))
+        return await owned
 
     def _ended(self, attempt: Attempt) -> Ended:
         return attempt.ended(
             self.queue_name, self.keep_result_s or 0, forever=self.keep_result_forever
         )
 
-    async def _finish(self, ended: list[Ended]) -> None:
-        self._no_longer_ours(await self._queue.finish(ended))
-
-    def _no_longer_ours(self, job_ids: list[str]) -> None:
-        for job_id in job_ids:
-            logger.warning("job %s ended after its lease had run out; it may run twice", job_id)
+    async def _finish(self, batch: list[tuple[Ended, "asyncio.Future[bool]"]]) -> None:
+        lost = set(await self._queue.finish([ended for ended, _ in batch]))
+        for ended, owned in batch:
+            if not owned.done():
+                owned.set_result(ended.job_id not in lost)

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import lease
-from .acks import Acker
 from .buffer import Buffer
 from .config import WorkerConfig
 from .connect import OUTAGE_ERRORS
 from .errors import PoisonError
 from .events import Head
-from .lease import Delivery, Held, Leases
-from .link import RedisLink
+from .lease import Delivery, Leases
 from .retry import DeadLetter
-from .settle import Outcomes, Settler
+from .settle import Settler
 from .types import EntryId, StreamName
 
 logger = logging.getLogger(__name__)
@@ -30,13 +28,9 @@ class Keeper:
     """The lease loops of one consumer."""
 
     config: WorkerConfig
-    link: RedisLink
     leases: Mapping[StreamName, Leases]
-    held: Held
     buffer: Buffer[Delivery]
-    acker: Acker
     settler: Settler
-    outcomes: Outcomes
 
     # --- what is ours
 
@@ -44,18 +38,20 @@ class Keeper:
         """Renew the leases until cancelled."""
         while True:
             await asyncio.sleep(self.config.lease_timeout * lease.RENEW_SHARE)
-            for stream, held in self.held.items():
+            for stream, held in self.settler.held.items():
+                ids = list(held)
                 try:
-                    lost = await self.leases[stream].renew(list(held))
+                    lost = await self.leases[stream].renew(ids)
                 except OUTAGE_ERRORS as exc:
                     # NOGROUP: the reader makes the group again, and what was held is lost to us.
-                    self.link.failed(exc, "renewing leases")
+                    self.settler.link.failed(exc, "renewing leases")
                 else:
                     self._lose(stream, lost)
+                    self.settler.monitors.leases("message", "renewed", len(ids) - len(lost))
 
     def _lose(self, stream: StreamName, lost: list[EntryId]) -> None:
         # What was settled while the renewal was under way is not held any more.
-        gone = {d for entry_id in lost if (d := self.held[stream].pop(entry_id, None))}
+        gone = {d for entry_id in lost if (d := self.settler.held[stream].pop(entry_id, None))}
         for delivery in gone:
             if delivery.started:
                 logger.warning(
@@ -63,6 +59,7 @@ class Keeper:
                     stream,
                     delivery.entry_id,
                 )
+        self.settler.monitors.leases("message", "lost", len(gone))
         self.buffer.drop(gone)
 
     # --- what others left
@@ -75,62 +72,71 @@ class Keeper:
                 try:
                     # While everything fails there is no use in having more of it.
                     while not self.buffer.holding and await leases.any_expired():
-                        await self._take_one(leases)
+                        await self._take(leases)
                 except OUTAGE_ERRORS as exc:
                     if "NOGROUP" not in str(exc):
-                        self.link.failed(exc, "taking over abandoned entries")
+                        self.settler.link.failed(exc, "taking over abandoned entries")
 
-    async def _take_one(self, leases: Leases) -> None:
-        reclaimed = await leases.reclaim()
-        if reclaimed is None:
-            return
-        delivery = reclaimed.delivery
-        held = self.held[delivery.stream]
-        if reclaimed.deleted:
-            logger.error(
-                "%s %s was deleted while it was pending, probably by XTRIM or XDEL: its message "
-                "is lost",
-                delivery.stream,
-                delivery.entry_id,
-            )
-            self.outcomes.report("deleted", delivery, Head.of(delivery))
-        elif delivery.entry_id not in held:  # else it is ours, and being reclaimed has renewed it
-            held[delivery.entry_id] = delivery
-            try:
-                if delivery.deliveries >= self.config.max_deliveries:
-                    await self._bury(delivery)
-                else:
-                    await self._start(leases, delivery)
-            finally:
+    async def _take(self, leases: Leases) -> None:
+        """Take over as many entries as there are slots, and start them."""
+        held = self.settler.held[leases.stream]
+        taken: list[Delivery] = []
+        for entry in await leases.reclaim(self.config.concurrency):
+            delivery = entry.delivery
+            if entry.deleted:
+                logger.error(
+                    "%s %s was deleted while it was pending, probably by XTRIM or XDEL: its "
+                    "message is lost",
+                    delivery.stream,
+                    delivery.entry_id,
+                )
+                self.settler.report("deleted", delivery, Head.of(delivery))
+            elif delivery.entry_id not in held:  # else it is ours, and is renewed by this
+                held[delivery.entry_id] = delivery
+                taken.append(delivery)
+        self.settler.monitors.leases("message", "taken_over", len(taken))
+        try:
+            await self._start_all(leases, taken)
+        finally:
+            for delivery in taken:
                 if not delivery.started:
-                    held.pop(delivery.entry_id, None)
+                    self.settler.let_go(delivery)
+
+    async def _start_all(self, leases: Leases, taken: list[Delivery]) -> None:
+        suspects: list[Delivery] = []
+        for delivery in taken:
+            if delivery.deliveries >= self.config.max_deliveries:
+                await self._bury(delivery)
+            elif delivery.deliveries:
+                suspects.append(delivery)
+            elif await leases.begin(delivery):  # handed back by a consumer that drained
+                await self.buffer.run_next(delivery)
+        if suspects:
+            await self._start_alone(leases, suspects)
 
     async def _bury(self, delivery: Delivery) -> None:
         error = PoisonError(
             f"delivered {delivery.deliveries} times and never settled: it probably kills its worker"
         )
-        head = Head.of(delivery)
-        outcome = await self.settler.set_aside(delivery, error, DeadLetter("poison"), head.attempt)
-        self.outcomes.report(outcome, delivery, head, error)
+        await self.settler.failed(delivery, Head.of(delivery), error, DeadLetter("poison"))
 
-    async def _start(self, leases: Leases, delivery: Delivery) -> None:
-        """Start an entry before all that waits here; alone, if it may have killed its worker.
+    async def _start_alone(self, leases: Leases, suspects: list[Delivery]) -> None:
+        """Start entries that may have killed their worker, one by one, before all that waits.
 
-        Alone for a moment, so that a worker's death costs its successors little. On its last
-        delivery nothing else runs until it has ended: whoever dies with a killer is innocent,
-        and has this one chance to show it.
+        Each is alone for a moment, so that a worker's death costs its successors little. On its
+        last delivery nothing else runs until it has ended: whoever dies with a killer is
+        innocent, and has this one chance to show it.
         """
-        if delivery.deliveries == 0:  # handed back by a consumer that drained: nobody suspects it
-            if await leases.begin(delivery):
-                await self.buffer.run_next(delivery)
-            return
-        last = delivery.deliveries + 1 >= self.config.max_deliveries
         self.buffer.pause()
         try:
-            await self.buffer.wait_quiet(None if last else ALONE_S)
-            await self.acker.flush()  # what has ended must not be taken along either
-            if await leases.begin(delivery):
-                await self.buffer.run_next(delivery)
-                await self.buffer.wait_quiet(None if last else ALONE_S)
+            await self.buffer.wait_quiet(ALONE_S)
+            for delivery in suspects:
+                last = delivery.deliveries + 1 >= self.config.max_deliveries
+                if last:
+                    await self.buffer.wait_quiet(None)
+                await self.settler.acks.flush()  # what has ended must not be taken along either
+                if await leases.begin(delivery):
+                    await self.buffer.run_next(delivery)
+                    await self.buffer.wait_quiet(None if last else ALONE_S)
         finally:
             self.buffer.resume()

@@ -14,12 +14,12 @@ from typing import TypeAlias
 from . import scripts, wire
 from .types import EntryId, RedisClient, StreamName
 
-RENEW_SHARE = 0.2
-"""A lease is renewed this often: four renewals may fail before it is lost."""
-IDLE_SHARE = 0.8
+RENEW_SHARE = 0.15
+"""A lease is renewed this often: three renewals may fail before it is lost."""
+IDLE_SHARE = 0.7
 """An entry counts as abandoned after this share of the lease."""
 SCAN_SHARE = 0.1
-"""Abandoned entries are looked for this often; with `IDLE_SHARE` still less than one lease."""
+"""Abandoned entries are looked for this often; the rest of the lease is for starting them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +61,13 @@ class Leases:
         self._consumer = consumer
         self._min_idle_ms = int(timeout * IDLE_SHARE * 1000)
 
+    async def renew(self, ids: Collection[EntryId]) -> list[EntryId]:
+        """Start the leases of ``ids`` anew; return those that others have taken over."""
+        if not ids:
+            return []
+        lost = await scripts.renew(self._redis, [self.stream], [self._group, self._consumer, *ids])
+        return [EntryId(wire.text(entry_id)) for entry_id in lost]
+
     async def any_expired(self) -> bool:
         """Whether there is something to `reclaim`: one cheap command, for it is asked often."""
         rows = await self._redis.execute_command(
@@ -69,27 +76,22 @@ class Leases:
         )  # fmt: skip
         return bool(rows)
 
-    async def renew(self, ids: Collection[EntryId]) -> list[EntryId]:
-        """Start the leases of ``ids`` anew; return those that others have taken over."""
-        if not ids:
-            return []
-        lost = await scripts.renew(self._redis, [self.stream], [self._group, self._consumer, *ids])
-        return [EntryId(wire.text(entry_id)) for entry_id in lost]
-
-    async def reclaim(self) -> Reclaimed | None:
-        """Take over the oldest entry whose lease has run out, if there is one.
+    async def reclaim(self, most: int = 1) -> list[Reclaimed]:
+        """Take over the oldest entries whose leases have run out, up to ``most``.
 
         No delivery is counted yet (`begin` does that), so an entry that only waits here is not
         suspected of killing its worker.
         """
         reply = await scripts.reclaim(
-            self._redis, [self.stream], [self._group, self._consumer, self._min_idle_ms]
+            self._redis, [self.stream], [self._group, self._consumer, self._min_idle_ms, most]
         )
-        if not reply:
-            return None
-        entry_id, deliveries, fields = reply
-        delivery = Delivery(self.stream, EntryId(wire.text(entry_id)), fields or [], deliveries)
-        return Reclaimed(delivery, deleted=fields is None)
+        return [
+            Reclaimed(
+                Delivery(self.stream, EntryId(wire.text(entry_id)), fields or [], deliveries),
+                deleted=fields is None,
+            )
+            for entry_id, deliveries, fields in reply
+        ]
 
     async def begin(self, delivery: Delivery) -> bool:
         """Count a delivery of a reclaimed entry; false if it is no longer ours."""

@@ -4,15 +4,19 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from arq.constants import default_queue_name
 from redis.exceptions import ResponseError
 
 from .connect import OUTAGE_ERRORS
+from .monitor import Monitors
 from .types import RedisClient
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_DELAY_S = 1.0
 """Work resumes within two seconds of Redis's return, so no wait may be longer than this."""
@@ -29,8 +33,11 @@ _WRITE_CHECK = ("ZADD", default_queue_name, "XX", 0, "")
 class RedisLink:
     """Shared by all loops of a process: one log line an outage, not one a loop and try."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, monitors: Monitors | None = None
+    ) -> None:
         self._clock = clock
+        self._monitors = monitors or Monitors()
         self._down_since: float | None = None
         self._refused_until = 0.0
         self._log_after = 0.0
@@ -62,6 +69,7 @@ class RedisLink:
     def failed(self, error: BaseException, doing: str) -> float:
         """Note that Redis failed while ``doing``; return how long to wait, in seconds."""
         now = self._clock()
+        self._monitors.redis_failed(error)
         if isinstance(error, ResponseError):
             self._refused_until = now + REFUSED_S
         if self._down_since is None:
@@ -84,6 +92,25 @@ class RedisLink:
     async def wait_after(self, error: BaseException, doing: str) -> None:
         """Note the failure and wait before the next try."""
         await asyncio.sleep(self.failed(error, doing))
+
+    async def until_taken(
+        self, doing: str, write: Callable[[], Awaitable[T]], gives_up: Callable[[], bool]
+    ) -> T:
+        """Repeat ``write`` until Redis takes it.
+
+        Raises:
+            RedisError, OSError: only where ``gives_up``; nothing was written.
+        """
+        while True:
+            try:
+                written = await write()
+            except OUTAGE_ERRORS as exc:
+                if gives_up():
+                    raise
+                await self.wait_after(exc, doing)
+            else:
+                self.ok()
+                return written
 
     async def watch(self, redis: RedisClient, period: float) -> None:
         """Ask Redis every ``period`` seconds whether it takes a write, until cancelled."""

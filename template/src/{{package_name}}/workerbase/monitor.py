@@ -7,8 +7,9 @@ without monitors, and a monitor that raises is logged and never harms the work.
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -83,11 +84,18 @@ class Monitors(Monitor):
     @contextlib.contextmanager
     def running(self, work: Work) -> Generator[None]:
         """Surround the run of a handler or task with the context of each."""
-        with ExitStack() as stack:
-            for monitor in self._monitors:
-                with self._guarded():
-                    stack.enter_context(monitor.running(work))
+        entered: list[AbstractContextManager[object]] = []
+        for monitor in self._monitors:
+            with self._guarded():
+                context = monitor.running(work)
+                context.__enter__()
+                entered.append(context)
+        try:
             yield
+        finally:
+            for context in reversed(entered):
+                with self._guarded():
+                    context.__exit__(*sys.exc_info())
 
     def ended(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float

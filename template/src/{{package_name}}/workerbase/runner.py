@@ -11,18 +11,19 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
 from . import health
 from .base import BaseArqWorkerSettings
 from .connect import connect, raw_entries
-from .consumer import Consumer, Observer
+from .consumer import Consumer
 from .errors import ConfigError, WorkerError
 from .health import Heartbeat
 from .jobs import JobWorker
 from .link import RedisLink
+from .monitor import Monitor, Monitors
 from .services import Services
 from .types import Ctx, RedisClient
 
@@ -35,9 +36,14 @@ CLOSE_S = 5.0
 
 
 async def serve(
-    settings: Settings, stop: asyncio.Event | None = None, observer: Observer | None = None
+    settings: Settings, stop: asyncio.Event | None = None, more: Iterable[Monitor] = ()
 ) -> None:
     """Run jobs and streams until ``stop`` is set or a signal arrives, then drain.
+
+    Args:
+        settings: what to run.
+        stop: stops it, beside the signals.
+        more: monitors beside those of ``settings``.
 
     Raises:
         WorkerError: a part of the worker failed; the rest was drained all the same.
@@ -48,7 +54,8 @@ async def serve(
         msg = f"{settings.__name__} is not a subclass of BaseArqWorkerSettings with a config"
         raise ConfigError(msg)
     stop = stop or asyncio.Event()
-    link = RedisLink()
+    monitors = Monitors((*settings.monitors, *more))
+    link = RedisLink(monitors=monitors)
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
     _handle_signals(stop, heartbeat.path)
     redis = connect(config.location, config.queue_name)
@@ -58,7 +65,7 @@ async def serve(
     logger.info("Redis is at %s", config.location)
     try:
         ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
-        jobs = JobWorker.of(settings, redis, ctx, link)
+        jobs = JobWorker.of(settings, redis, ctx, link, monitors)
         heartbeat.watch(jobs.vitals)
         try:
             await jobs.startup()
@@ -75,7 +82,7 @@ async def serve(
                     ),
                     ctx=ctx,
                     link=link,
-                    observer=observer,
+                    monitors=monitors,
                 )
                 ctx["consumer"] = consumer
                 heartbeat.watch(consumer.vitals)

@@ -68,20 +68,24 @@ end
 return lost
 """)
 
-# KEYS stream  ARGV group, consumer, min idle in ms
-# Takes over the oldest entry whose lease has run out, without counting a delivery.
-# Returns {} if there is none, else {id, deliveries so far, fields or false if deleted}.
+# KEYS stream  ARGV group, consumer, min idle in ms, most
+# Takes over the oldest entries whose leases have run out, without counting a delivery. Redis 7
+# takes deleted ones out of the pending list and names them; Redis 6.2 claims them like others.
+# Returns for each: id, deliveries so far, fields (false if it was deleted).
 reclaim = Script("""
-local stale = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', 1)
+local stale = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])
 if #stale == 0 then return {} end
-local id, deliveries = stale[1][1], stale[1][4]
-redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id, 'COUNT', 1, 'JUSTID')
-local body = redis.call('XRANGE', KEYS[1], id, id)
-if #body == 0 then
-  redis.call('XACK', KEYS[1], ARGV[1], id)
-  return {id, deliveries, false}
+local deliveries, taken = {}, {}
+for _, row in ipairs(stale) do deliveries[row[1]] = row[4] end
+local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], stale[1][1],
+  'COUNT', #stale, 'JUSTID')
+for _, id in ipairs(reply[2]) do
+  local body = redis.call('XRANGE', KEYS[1], id, id)
+  if #body == 0 then redis.call('XACK', KEYS[1], ARGV[1], id) end
+  taken[#taken + 1] = {id, deliveries[id] or 1, #body > 0 and body[1][2]}
 end
-return {id, deliveries, body[1][2]}
+for _, id in ipairs(reply[3] or {}) do taken[#taken + 1] = {id, deliveries[id] or 1, false} end
+return taken
 """)
 
 # KEYS stream  ARGV group, consumer, id

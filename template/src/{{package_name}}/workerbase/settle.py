@@ -1,67 +1,35 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subscribe to outcomes instead.
-"""End the life of a failed entry: hand it to a retry job, or set it aside.
+# Owned by arq-worker-template: `copier update` overwrites edits; add a Monitor instead.
+"""The end of every delivery: acknowledged, handed to a retry job, or set aside.
 
-Both are one atomic step with the acknowledgement. Redis being away or full only delays it: the
-entry stays ours, its lease is renewed, and the step is repeated until Redis takes it.
+The last two are one atomic step with the acknowledgement. Redis being away or full only delays
+it: the entry stays ours, its lease is renewed, and the step is repeated until Redis takes it.
 """
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 
 from . import deadletter, keys, scripts, wire
-from .connect import OUTAGE_ERRORS
+from .batch import Batcher
 from .events import Head
-from .lease import Delivery
+from .lease import Delivery, Held
 from .link import RedisLink
-from .retry import DeadLetter, Retry
-from .types import RedisClient
+from .monitor import Monitors, Outcome, Work
+from .retry import DeadLetter, Decision, Retry
+from .types import EntryId, RedisArg, RedisClient, StreamName
 
 logger = logging.getLogger(__name__)
 
 REQUEUE_TASK = "requeue_to_stream"
 
-Outcome: TypeAlias = Literal[
-    "handled", "retried", "dead_lettered", "parked", "held", "lease_lost", "deleted"
-]
-"""What became of one delivery; ``held`` means that the breaker keeps it for another try."""
-
-Observer: TypeAlias = Callable[[Outcome, Delivery, Head, BaseException | None], None]
-
-
-class Outcomes:
-    """Counts what became of deliveries, logs failures and tells an observer."""
-
-    def __init__(self, observer: Observer | None) -> None:
-        self.counts: Counter[Outcome] = Counter()
-        self._observer = observer
-
-    def report(
-        self, outcome: Outcome, delivery: Delivery, head: Head, error: BaseException | None = None
-    ) -> None:
-        """Note one outcome."""
-        self.counts[outcome] += 1
-        if error is not None:
-            logger.warning(
-                "%s %s of %s: %s (%s: %s)",
-                (head.event_type or b"?").decode(errors="replace"),
-                head.message_id,
-                delivery.stream,
-                outcome.replace("_", " "),
-                type(error).__name__,
-                deadletter.text_of(error),
-            )
-        if self._observer is not None:
-            self._observer(outcome, delivery, head, error)
-
 
 class Settler:
-    """Settles the failed entries of one consumer.
+    """Holds the deliveries of one consumer and settles them.
 
     Raises:
         RedisError, OSError: only while ``draining``; the entry is pending as it was.
@@ -76,15 +44,71 @@ class Settler:
         consumer: str,
         queue_name: str,
         dlq_max_entries: int,
+        streams: Collection[StreamName] = (),
+        monitors: Monitors | None = None,
     ) -> None:
+        self.held: Held = {stream: {} for stream in streams}
+        """What this consumer has and has not settled: the entries whose leases it renews."""
+        self.counts: Counter[Outcome] = Counter()
+        """How often each outcome was reached."""
+        self.monitors = monitors or Monitors()
+        self.link = link
+        self.acks: Batcher[Delivery] = Batcher(self._acknowledge, "acknowledging", link)
+        self.draining = False
+        """Do not wait for Redis any more: what is not settled can be handed back."""
         self._redis = redis
-        self._link = link
         self._group = group
         self._consumer = consumer
         self._queue_name = queue_name
         self._dlq_max_entries = dlq_max_entries
-        self.draining = False
-        """Do not wait for Redis any more: what is not settled can be handed back."""
+
+    def report(
+        self,
+        outcome: Outcome,
+        delivery: Delivery,
+        head: Head,
+        error: BaseException | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Count, log and tell what became of a delivery."""
+        self.counts[outcome] += 1
+        if error is not None:
+            logger.warning(
+                "%s %s of %s: %s (%s: %s)",
+                head.name,
+                head.message_id,
+                delivery.stream,
+                outcome.replace("_", " "),
+                type(error).__name__,
+                deadletter.text_of(error),
+            )
+        if self.monitors:
+            self.monitors.ended(work_of(delivery, head), outcome, error, seconds)
+
+    def handled(self, delivery: Delivery, head: Head, seconds: float) -> None:
+        """Acknowledge soon what its handler has handled."""
+        self.acks.add(delivery)
+        self.report("handled", delivery, head, None, seconds)
+
+    async def failed(
+        self,
+        delivery: Delivery,
+        head: Head,
+        error: BaseException,
+        decision: Decision,
+        seconds: float = 0.0,
+    ) -> None:
+        """Settle what failed as the policy has decided."""
+        if isinstance(decision, DeadLetter):
+            outcome = await self.set_aside(delivery, error, decision, head.attempt)
+        else:
+            outcome = await self.retry(delivery, error, decision)
+        self.let_go(delivery)
+        self.report(outcome, delivery, head, error, seconds)
+
+    def let_go(self, delivery: Delivery) -> None:
+        """Renew the lease of this entry no more."""
+        self.held[delivery.stream].pop(delivery.entry_id, None)
 
     async def retry(self, delivery: Delivery, error: BaseException, decision: Retry) -> Outcome:
         """Schedule the job that puts the message back into its stream."""
@@ -92,21 +116,12 @@ class Settler:
         failure = deadletter.describe_failure(error, stream, entry_id)
         payload = deadletter.add_failure(wire.pairs(delivery.fields), failure)
         job_id = keys.requeue_job_id(stream, entry_id)
-        now_ms = int(time.time() * 1000)
-        job = serialize_job(
-            REQUEUE_TASK, (stream, payload), {}, None, now_ms, serializer=wire.dumps
-        )
-        owned = await self._until_written(
+        now = int(time.time() * 1000)
+        job = serialize_job(REQUEUE_TASK, (stream, payload), {}, None, now, serializer=wire.dumps)
+        owned = await self._until_taken(
             scripts.schedule_retry,
             [stream, job_key_prefix + job_id, self._queue_name],
-            [
-                self._group,
-                self._consumer,
-                entry_id,
-                job_id,
-                job,
-                now_ms + int(decision.delay * 1000),
-            ],
+            [entry_id, job_id, job, now + int(decision.delay * 1000)],
         )
         return "retried" if owned else "lease_lost"
 
@@ -127,16 +142,10 @@ class Settler:
             },
         )
         target = keys.parked(stream) if parking else keys.dlq(stream)
-        dropped = await self._until_written(
+        dropped = await self._until_taken(
             scripts.set_aside,
             [stream, target],
-            [
-                self._group,
-                self._consumer,
-                delivery.entry_id,
-                self._dlq_max_entries,
-                *wire.flatten(fields),
-            ],
+            [delivery.entry_id, self._dlq_max_entries, *wire.flatten(fields)],
         )
         if dropped > 0:
             logger.error(deadletter.FULL, target, dropped)
@@ -144,16 +153,31 @@ class Settler:
             return "lease_lost"
         return "parked" if parking else "dead_lettered"
 
-    async def _until_written(
-        self, script: scripts.Script, keys_: list[str], args: list[str | bytes | int | float]
+    async def _until_taken(
+        self, script: scripts.Script, keys_: Sequence[str], args: Sequence[RedisArg]
     ) -> int:
-        while True:
-            try:
-                result = await script(self._redis, keys_, args)
-            except OUTAGE_ERRORS as exc:
-                if self.draining:
-                    raise
-                await self._link.wait_after(exc, f"settling an entry of {keys_[0]}")
-            else:
-                self._link.ok()
-                return int(result)
+        write = partial(script, self._redis, keys_, [self._group, self._consumer, *args])
+        doing = f"settling an entry of {keys_[0]}"
+        return int(await self.link.until_taken(doing, write, lambda: self.draining))
+
+    async def _acknowledge(self, handled: list[Delivery]) -> None:
+        by_stream: dict[StreamName, list[EntryId]] = defaultdict(list)
+        for delivery in handled:
+            by_stream[delivery.stream].append(delivery.entry_id)
+        for stream, ids in by_stream.items():
+            await self._redis.execute_command("XACK", stream, self._group, *ids)
+        for delivery in handled:
+            self.let_go(delivery)
+
+
+def work_of(delivery: Delivery, head: Head) -> Work:
+    """Describe a message for monitors."""
+    return Work(
+        "message",
+        delivery.stream,
+        head.name,
+        head.message_id,
+        head.attempt,
+        head.data,
+        head.trace,
+    )

@@ -26,21 +26,20 @@ from .connect import raw_entries
 from .consumer import Consumer
 from .delivery.streams import publish
 from .dlq import DeadEntry, SetAside
-from .events import Event, EventRouter, Head
+from .events import Event, EventRouter
 from .health import Heartbeat
 from .jobqueue import QueueClient
 from .jobs import JobWorker
-from .lease import Delivery
 from .link import RedisLink
+from .monitor import Monitor, Monitors, Outcome, Work
 from .retry import RetryPolicy
-from .settle import Outcome
 from .types import Ctx, EntryId, Payload, RedisClient
 
 TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
-class Run:
+class Run(Monitor):
     """What one run did: the event types by outcome, in order."""
 
     outcomes: list[tuple[Outcome, str]] = field(default_factory=list[tuple[Outcome, str]])
@@ -48,6 +47,19 @@ class Run:
     jobs_complete: int = 0
     """Jobs that succeeded; requeues of failed messages among them."""
     jobs_failed: int = 0
+
+    def ended(
+        self,
+        work: Work,
+        outcome: Outcome,
+        error: BaseException | None,
+        seconds: float,  # noqa: ARG002
+    ) -> None:
+        """Note what became of a message."""
+        if work.kind == "message":
+            self.outcomes.append((outcome, work.name))
+            if error is not None:
+                self.errors.append(error)
 
     def _of(self, outcome: Outcome) -> list[str]:
         return [event_type for found, event_type in self.outcomes if found == outcome]
@@ -154,11 +166,6 @@ class WorkerKit:
             return False
         before = len(result.outcomes)
 
-        def observe(outcome: Outcome, _: Delivery, head: Head, error: BaseException | None) -> None:
-            result.outcomes.append((outcome, (head.event_type or b"").decode(errors="replace")))
-            if error is not None:
-                result.errors.append(error)
-
         policy = RetryPolicy(
             self.config.max_retries,
             base=0.0,
@@ -172,7 +179,7 @@ class WorkerKit:
             self.config,
             policy=policy,
             ctx=self.ctx,
-            observer=observe,
+            monitors=Monitors((*self.settings.monitors, result)),
             block_ms=None,
         )
         stop = asyncio.Event()
@@ -193,7 +200,8 @@ class WorkerKit:
             await self._client.execute_command("ZADD", self.config.queue_name, "XX", 1, job_id)
         if not due:
             return False
-        worker = JobWorker.of(self.settings, self.redis, dict(self.ctx), RedisLink())
+        monitors = Monitors(self.settings.monitors)
+        worker = JobWorker.of(self.settings, self.redis, dict(self.ctx), RedisLink(), monitors)
         await worker.run_due()
         counts = cast("Any", worker)  # arq leaves them unannotated
         result.jobs_complete += counts.jobs_complete

@@ -24,10 +24,9 @@ from ..connect import connect
 from ..delivery.streams import publish
 from ..dlq import SetAside
 from ..errors import PermanentError
-from ..events import Event, EventContext, EventRouter, Head
-from ..lease import Delivery
+from ..events import Event, EventContext, EventRouter
+from ..monitor import Monitor, Outcome, Work
 from ..runner import serve
-from ..settle import Outcome
 from ..types import RedisClient
 from .server import Server
 
@@ -118,7 +117,7 @@ async def _publish_all(redis: RedisClient, messages: int) -> dict[str, int]:
     return {kind: len(events) for kind, events in plan.items()} | {INVALID: 1, UNKNOWN: 1}
 
 
-class _Screen:
+class _Screen(Monitor):
     """Shows each outcome as it happens and counts the final ones."""
 
     def __init__(self, console: Console, expected: int, stop: asyncio.Event) -> None:
@@ -129,18 +128,24 @@ class _Screen:
         self._stop = stop
         self._start = time.monotonic()
 
-    def __call__(
-        self, outcome: Outcome, _: Delivery, head: Head, error: BaseException | None
+    def ended(
+        self,
+        work: Work,
+        outcome: Outcome,
+        error: BaseException | None,
+        seconds: float,  # noqa: ARG002
     ) -> None:
+        """Show it."""
+        if work.kind == "job":
+            return  # it only puts a message back
         self.counts[outcome] += 1
-        self.recovered += outcome == "handled" and head.attempt > 1
+        self.recovered += outcome == "handled" and work.attempt > 1
         color, words = _LOOKS[outcome]
-        number = re.search(rb'"number": ?"?(\w+)', head.data)
-        name = (head.event_type or b"?").decode(errors="replace")
+        number = re.search(rb'"number": ?"?(\w+)', work.data)
         line = Text.assemble(
             (f"{time.monotonic() - self._start:5.1f} s  ", "dim"),
-            f"{name} {number[1].decode() if number else ''}".ljust(14),
-            (f"try {head.attempt}  ", "dim"),
+            f"{work.name} {number[1].decode() if number else ''}".ljust(14),
+            (f"try {work.attempt}  ", "dim"),
             (words.ljust(15), color),
             (f"{type(error).__name__}: {error}" if error else "", "dim"),
         )
@@ -195,7 +200,7 @@ async def run_demo(console: Console, messages: int, program: str) -> int:
             screen = _Screen(console, messages, stop)
             console.print(f"{messages} messages published; the worker starts\n")
             async with asyncio.timeout(TIMEOUT_S):
-                await serve(DemoSettings, stop, screen)
+                await serve(DemoSettings, stop, [screen])
             if not screen.complete:
                 console.print("stopped before the end")
                 return 1

@@ -5,16 +5,19 @@ Loggers may be the standard library's or structlog's. Each line of a run says th
 its attempt and its trace; secrets and payloads are hidden (see `redact`).
 """
 
+import asyncio
 import copy
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from typing import TextIO
+from contextvars import ContextVar
+from typing import TextIO, TypeAlias
 
 import structlog
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from .. import propagation
@@ -25,6 +28,12 @@ from . import redact
 _STARTED, _ENDED = "%6.2fs → %s(%s)%s", "%6.2fs ← %s ● %s"
 """What arq says of a job, and the base as well; the third value is its arguments, or result."""
 _PAYLOAD_AT = 2
+
+_Bound: TypeAlias = "tuple[dict[str, object], weakref.ref[asyncio.Task[object]] | None]"
+_NOTHING: _Bound = ({}, None)
+_bound: ContextVar[_Bound] = ContextVar("worker_log_context", default=_NOTHING)
+"""What is run, and if it has ended, the only task whose lines are still about it."""
+
 _FIRST = ("timestamp", "level", "logger", "message")
 
 
@@ -56,17 +65,26 @@ def configure(
 
 
 class LogContext(Monitor):
-    """Says in each line of a run which message or job it belongs to."""
+    """Says in each line of a run which message or job it belongs to.
+
+    That is every line of the handler or task and of what it starts, and afterwards those in
+    which the base tells how it ended.
+    """
 
     @contextmanager
     def running(self, work: Work) -> Generator[None]:
-        """Bind the fields of ``work`` until it has run, and let none of a former run remain."""
+        """Bind the fields of ``work``, and let nothing of a former run remain."""
         clear_contextvars()
-        bind_contextvars(**_described(work))
+        described = _described(work)
+        _bound.set((described, None))
         try:
             yield
         finally:
             clear_contextvars()
+            # The task that ran it goes on to settle it, or to start another: what that begins
+            # inherits this variable, and is another job's.
+            task = _current_task()
+            _bound.set(_NOTHING if task is None else (described, weakref.ref(task)))
 
 
 def _described(work: Work) -> dict[str, object]:
@@ -77,8 +95,8 @@ def _described(work: Work) -> dict[str, object]:
         "stream" if message else "queue": work.source,
         "attempt": work.attempt,
     }
-    if work.trace:
-        found["trace_id"] = work.trace[3:35]
+    if trace := propagation.traceparent() or work.trace:
+        found["trace_id"] = trace[3:35]
     return found
 
 
@@ -110,6 +128,7 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
         foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
         processors=[
             merge_contextvars,
+            _add_work,
             _add_trace,
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
@@ -118,6 +137,20 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
             *ending,
         ],
     )
+
+
+def _add_work(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    described, only_in = _bound.get()
+    if described and (only_in is None or only_in() is _current_task()):
+        return {**described, **event}
+    return event
+
+
+def _current_task() -> "asyncio.Task[object] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without an event loop
+        return None
 
 
 def _in_order(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
