@@ -295,10 +295,10 @@ async def test_arguments_and_results_of_jobs_are_not_in_the_log(
 
 def test_settings_say_how_the_log_is_written() -> None:
     class Settings(BaseArqWorkerSettings):
-        setup_logging = logs.configure
+        setup_process = logs.configure
 
     class Heir(Settings):
         pass
 
-    assert Heir.setup_logging is logs.configure
-    assert BaseArqWorkerSettings.setup_logging is None
+    assert Heir.setup_process is logs.configure
+    assert BaseArqWorkerSettings.setup_process is None

@@ -1,4 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; write another `setup_logging`.
+# Owned by arq-worker-template: `copier update` overwrites edits; write another `setup_process`.
 """Logs: JSON lines, or readable ones in a terminal, of the base, arq and the project alike.
 
 Loggers may be the standard library's or structlog's. Each line of a run says the message or job,
