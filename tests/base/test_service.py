@@ -9,7 +9,8 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus, SerializationError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from workerbase import BaseArqService, WorkerConfig, base
+from workerbase import BaseArqService, WorkerConfig
+from workerbase import service as service_module
 from workerbase.devtools.server import Server
 from workerbase.errors import ConfigError
 
@@ -30,8 +31,8 @@ async def test_the_pool_opens_on_first_use_once_under_concurrency(
         opened.append(real(*args))
         return opened[-1]
 
-    real = base.connect
-    monkeypatch.setattr(base, "connect", counting)
+    real = service_module.connect
+    monkeypatch.setattr(service_module, "connect", counting)
     before = await connections(redis)
     service = BaseArqService(config_for(server))
     assert opened == []

@@ -25,10 +25,11 @@ from workerbase import keys, wire
 from workerbase.config import WorkerConfig
 from workerbase.connect import connect
 from workerbase.devtools.server import Server
-from workerbase.jobqueue import Ended, JobQueue, replay
+from workerbase.jobqueue import Claim, Ended, JobQueue, replay
 from workerbase.types import RedisClient
 
 QUEUE = "arq:queue"
+IDLE = QUEUE + ":idle"
 WORKERS = ("w0", "w1", "w2")
 IDS = ("a", "b", "c", "d")
 
@@ -60,8 +61,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.queues = {name: JobQueue(redis, QUEUE, name, 100.0) for name in WORKERS}
         self.jobs = {job_id: Model() for job_id in IDS}
         self.dead: list[str] = []
+        self.listening: dict[str, Any] = {}
+        self.idle: set[str] = set()
 
     def teardown(self) -> None:
+        for pubsub in self.listening.values():
+            pubsub.close()
         self.wait(self.client.aclose(close_connection_pool=True))
         self.loop.close()
         self.raw.close()
@@ -82,14 +87,62 @@ class QueueMachine(RuleBasedStateMachine):
         if added is not None:
             # The count of a job that was dead or done is gone with it.
             self.jobs[job_id] = Model("waits", abort=False)
+            self.is_handed_over(job_id)
+
+    def is_handed_over(self, job_id: str) -> None:
+        """An idle worker that listens is given the job; such as do not listen are forgotten."""
+        able = self.idle & self.listening.keys()
+        owner = (self.raw.get("arq:in-progress:" + job_id) or b"").decode()
+        self.idle = {name.decode().partition(" ")[0] for name in self.raw.smembers(IDLE)}
+        if not able:
+            assert not owner
+            assert not self.idle
+            return
+        assert owner in able - self.idle
+        assert not self.idle & self.listening.keys() - able
+        claim = Claim.handed_over(self.message_to(owner))
+        assert (claim.job_id, claim.job) == (job_id, self.raw.get("arq:job:" + job_id))
+        assert (claim.job_try, claim.crashed, claim.aborted) == (1, False, False)
+        self.jobs[job_id] = Model("held", owner, 1)
+
+    def message_to(self, worker: str) -> bytes:
+        while (message := self.listening[worker].get_message(timeout=5))["type"] != "message":
+            pass
+        return message["data"]
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def listen(self, worker: str) -> None:
+        if worker in self.listening:
+            self.listening.pop(worker).close()
+        else:
+            self.listening[worker] = pubsub = self.raw.pubsub()
+            pubsub.subscribe(keys.hand_over(QUEUE, worker))
+            assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+
+    @rule(worker=st.sampled_from(WORKERS), keep=st.sets(st.sampled_from(IDS)))
+    def hand_back(self, worker: str, keep: set[str]) -> None:
+        mine = set(self.held_by(worker)) - keep
+        assert self.wait(self.queues[worker].hand_back(keep)) == len(mine)
+        self.idle.discard(worker)
+        for job_id in mine:
+            tries = self.jobs[job_id].tries - 1
+            self.jobs[job_id] = Model("waits", tries=tries, abort=self.jobs[job_id].abort)
 
     @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4), free=st.integers(0, 4),
-          suspects=st.booleans(), aborts=st.booleans())  # fmt: skip
-    def claim(self, worker: str, most: int, free: int, suspects: bool, aborts: bool) -> None:
+          suspects=st.booleans(), aborts=st.booleans(), idle=st.booleans())  # fmt: skip
+    def claim(
+        self, *, worker: str, most: int, free: int, suspects: bool, aborts: bool, idle: bool
+    ) -> None:
         claims, next_due = self.wait(
-            self.queues[worker].claim(free, most, aborts=aborts, suspects=suspects)
+            self.queues[worker].claim(free, most, aborts=aborts, suspects=suspects, idle=idle)
         )
         assert len(claims) <= most
+        if len(claims) >= free:
+            self.idle.discard(worker)
+        elif idle:
+            self.idle.add(worker)
+            assert 0 < self.raw.pttl(IDLE) <= 100_000
+        assert {name.decode().partition(" ")[0] for name in self.raw.smembers(IDLE)} == self.idle
         suspected = 0
         for number, claim in enumerate(claims):
             model = self.jobs[claim.job_id]

@@ -14,6 +14,7 @@ from workerbase.base import BaseArqService
 from workerbase.config import WorkerConfig
 from workerbase.delivery.arq import ArqAdapter
 from workerbase.devtools.server import Server
+from workerbase.jobqueue import Claim, JobQueue
 from workerbase.task_utils import enqueue_in
 from workerbase.types import Ctx
 
@@ -230,3 +231,107 @@ async def test_an_abort_that_the_job_ignores_does_not_hit_the_next_of_its_id(
 
 async def _free(client: Any) -> bool:
     return not await client.exists("arq:result:same", "arq:job:same")
+
+
+# --- handed over: an enqueue claims a job for a worker that has said it is idle
+
+
+async def is_idle(client: ArqRedis) -> bool:
+    return bool(await client.scard(f"{QUEUE}:idle"))
+
+
+async def test_an_idle_worker_is_handed_the_job_and_asks_for_more(
+    idle: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[int] = []
+    claimed: list[str] = []
+    real = JobQueue.claim
+
+    async def claim(self: JobQueue, *args: Any, **options: Any) -> Any:
+        claims, due = await real(self, *args, **options)
+        claimed.extend(claim.job_id for claim in claims)
+        return claims, due
+
+    monkeypatch.setattr(JobQueue, "claim", claim)
+
+    async def job(ctx: Ctx, number: int) -> int:
+        ran.append(number)
+        return number
+
+    async with client_of(idle) as client, working(idle, job):
+        for number in range(5):
+            await until(lambda: is_idle(client))
+            added = await client.enqueue_job("job", number)
+            assert added
+            assert await added.result(timeout=5, poll_delay=0.01) == number
+        assert claimed == []
+        later = await client.enqueue_job("job", 5, _defer_by=0.3)
+        assert await is_idle(client), "what is not due yet is for nobody"
+        await until(lambda: ran == [*range(6)])
+        assert later
+        assert claimed == [later.job_id]
+
+
+async def test_a_worker_whose_slots_are_taken_is_handed_nothing(
+    server: Server, config_for: ConfigFor
+) -> None:
+    config = config_for(server, poll_delay=30, lease_timeout=60, max_jobs=1)
+    ran: list[str] = []
+    go = asyncio.Event()
+
+    async def hold(ctx: Ctx) -> None:
+        ran.append("hold")
+        await go.wait()
+
+    async def job(ctx: Ctx) -> None:
+        ran.append("job")
+
+    async with client_of(config) as client, working(config, hold, job):
+        await until(lambda: is_idle(client))
+        await client.enqueue_job("hold")
+        await until(lambda: ran)
+        # It may have said so before it knew; one more is then put on its desk, and no more.
+        for _ in range(3):
+            await client.enqueue_job("job")
+            await asyncio.sleep(0.05)
+        assert not await is_idle(client)
+        async with working(config, hold, job):
+            await until(lambda: ran.count("job") >= 2)
+            go.set()
+            await until(lambda: ran.count("job") == 3)
+
+
+async def test_what_a_worker_was_handed_and_never_saw_runs_elsewhere_when_it_stops(
+    idle: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = asyncio.Event()
+
+    async def job(ctx: Ctx) -> int:
+        ran.set()
+        return int(str(ctx["job_try"]))
+
+    async with client_of(idle) as client:
+        with monkeypatch.context() as deaf:
+            async with working(idle, job):
+                await until(lambda: is_idle(client))
+                deaf.setattr(Claim, "handed_over", lambda _: exec("raise ConnectionError"))
+                added = await client.enqueue_job("job")
+                assert added
+                await asyncio.sleep(0.1)
+                assert not ran.is_set()
+        async with working(idle, job):
+            assert await added.result(timeout=5, poll_delay=0.01) == 1
+
+
+async def test_the_set_of_idle_workers_does_not_outlive_them(
+    server: Server, config_for: ConfigFor
+) -> None:
+    config = config_for(server, lease_timeout=1.0)
+
+    async def job(ctx: Ctx) -> None: ...
+
+    async with client_of(config) as client:
+        async with working(config, job):
+            await until(lambda: is_idle(client))
+            assert 0 < await client.pttl(f"{QUEUE}:idle") <= 1_000
+        assert not await is_idle(client)

@@ -194,3 +194,12 @@ def test_a_replay_that_is_killed_and_repeated_neither_loses_nor_doubles(project:
     assert project.redis.xlen("orders:dlq") == 0
     sent = ids(project, "orders")
     assert len(sent) == len(set(sent)) == MANY
+
+
+def test_a_job_that_the_worker_cannot_read_is_left_and_told(project: Project) -> None:
+    letter = {"type": "", "data": "{}", "_id": "bad", "_job": "no JSON", "_reason": "invalid"}
+    project.redis.xadd("arq:queue:dlq", letter)
+    done = project.run("dlq", "replay")
+    assert done.returncode == 0
+    assert "0 replayed\n1 left: the worker's job_deserializer cannot read them\n" in done.stdout
+    assert project.redis.xlen("arq:queue:dlq") == 1

@@ -18,7 +18,7 @@ from .types import EntryId, Payload, RedisClient, StreamName
 
 PAGE = 500
 
-ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists"]
+ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists", "unreadable"]
 """``exists``: a job with the id of the dead one waits or runs."""
 
 
@@ -219,12 +219,22 @@ class SetAside:
             group.newest = entry.added_at
         return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def replay(self, entry: DeadEntry, max_replays: int) -> ReplayResult:
-        """Send it back to its stream or queue with all its tries, unless it went too often."""
+    async def replay(
+        self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads
+    ) -> ReplayResult:
+        """Send it back to its stream or queue with all its tries, unless it went too often.
+
+        A job that ``loads``, the worker's deserializer, cannot read would come back at once, and
+        without its history, which counts the replays.
+        """
         if entry.replays >= max_replays:
             return "capped"
         if entry.is_job:
             job = wire.encode(entry.payload[deadletter.JOB])
+            try:
+                loads(job)
+            except Exception:  # whatever a deserializer of the project raises
+                return "unreadable"
             done = await jobqueue.replay(
                 self._redis, self.stream, entry.entry_id, entry.payload[ID], job
             )

@@ -42,6 +42,13 @@ class Claim:
     """Somebody asked to abort it before it started."""
     started: bool = False
 
+    @classmethod
+    def handed_over(cls, message: bytes) -> "Claim":
+        """Read what the script of an enqueue sends to an idle worker."""
+        size, score, rest = message.split(b" ", 2)
+        job_id = rest[: int(size)].decode()
+        return cls(job_id, float(score), rest[int(size) :], job_try=1, aborted=False)
+
     @property
     def crashed(self) -> bool:
         """Whether its last worker died with it: its score is the end of a lease (`scripts`)."""
@@ -77,7 +84,13 @@ class JobQueue:
         self._lease_ms = int(self.lease_seconds * 1000)
 
     async def claim(
-        self, free: int, most: int, *, aborts: bool = False, suspects: bool = True
+        self,
+        free: int,
+        most: int,
+        *,
+        aborts: bool = False,
+        suspects: bool = True,
+        idle: bool = False,
     ) -> tuple[list[Claim], float | None]:
         """Claim up to ``most`` due jobs, of those that were tried before no more than ``free``.
 
@@ -86,6 +99,7 @@ class JobQueue:
             most: at most so many, `BATCH` or less.
             aborts: whether requests to abort are looked at.
             suspects: whether one of the jobs that may be what kills its workers may be claimed.
+            idle: whether this worker wants to be handed a job if slots stay free.
 
         Returns:
             The jobs, and in how many seconds the first job that was left is due, if there is one.
@@ -104,6 +118,7 @@ class JobQueue:
                 int(aborts),
                 int(suspects),
                 SUSPECT_TRY,
+                int(idle),
             ],
         )
         claims = [
@@ -162,9 +177,14 @@ class JobQueue:
         released = await scripts.release(
             self._redis,
             [self.name],
-            [self._worker, job_id, due, job, int(uncounted), keys.wake(self.name)],
+            [self._worker, job_id, due, job, int(uncounted)],
         )
         return bool(released)
+
+    async def hand_back(self, keep: Collection[str] = ()) -> int:
+        """Let other workers run all our jobs but ``keep`` at once; return how many."""
+        args: list[RedisArg] = [self._worker, self._lease_ms, timestamp_ms(), *keep]
+        return int(await scripts.hand_back_jobs(self._redis, [self.name], args))
 
 
 class QueueClient(ArqRedis):
@@ -248,7 +268,7 @@ class NewJob:
             job_id,
             _queue_name,
             [job_key_prefix + job_id, result_key_prefix + job_id, _queue_name],
-            [job_id, job, max(expires, 1), due, keys.wake(_queue_name)],
+            [job_id, job, max(expires, 1), due, int(due <= now)],
         )
 
 
@@ -269,6 +289,6 @@ async def replay(redis: RedisClient, queue: str, entry_id: str, job_id: str, job
                 result_key_prefix + job_id,
                 retry_key_prefix + job_id,
             ],
-            [entry_id, job_id, job, expires_extra_ms, now, keys.wake(queue)],
+            [entry_id, job_id, job, expires_extra_ms, now],
         )
     )

@@ -11,6 +11,8 @@ key                               type    lives
 ``{queue}:dlq``                   stream  the same for dead jobs
 ``{queue}:cron:{name}``           string  `TICK_TTL_MS`: the last tick that was enqueued
 ``{queue}:wake``                  pubsub  channel that tells idle workers of new jobs
+``{queue}:wake:{worker}``         pubsub  channel on which a worker is handed jobs
+``{queue}:idle``                  set     one lease: workers that want to be handed jobs
 ================================  ======  ==========================================
 """
 
@@ -53,6 +55,11 @@ def requeued(stream: StreamName, failure: str) -> str:
 def wake(queue: str) -> str:
     """Return the channel on which idle workers of ``queue`` are woken."""
     return f"{queue}:wake"
+
+
+def hand_over(queue: str, worker: str) -> str:
+    """Return the channel on which ``worker`` is handed jobs that are claimed for it."""
+    return f"{queue}:wake:{worker}"
 
 
 def tick(queue: str, cron_job: str) -> str:

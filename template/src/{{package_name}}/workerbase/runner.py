@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import cast
 
 from . import health
-from .base import BaseArqWorkerSettings
 from .connect import connect, raw_entries
 from .consumer import Consumer
 from .errors import ConfigError, WorkerError
@@ -25,6 +24,7 @@ from .jobs import JobWorker
 from .link import RedisLink
 from .monitor import Monitor, Monitors
 from .services import Services
+from .settings import BaseArqWorkerSettings
 from .types import Ctx, RedisClient
 
 logger = logging.getLogger(__name__)

@@ -237,22 +237,43 @@ return 1
 # owner's name and lasts as long. While it is claimed the score ends in .5: a job that is due with
 # such a score was not released, its worker died with it.
 
+# An idle worker leaves its name and the length of its leases in the set {queue}:idle. An enqueue
+# claims for it what is due at once, and sends the job along: no round trip, no other worker.
+
 _ENQUEUE = """
-local function enqueue(job_id, job, expiry, due, channel)
+local function hand_over(id, job, due)
+  while true do
+    local idle = redis.call('SPOP', KEYS[3] .. ':idle')
+    if not idle then return false end
+    local worker, lease = string.match(idle, '^(.*) (%d+)$')
+    local claim = string.format('%d %s %s%s', #id, due, id, job)
+    if redis.call('PUBLISH', KEYS[3] .. ':wake:' .. worker, claim) > 0 then
+      local time = redis.call('TIME')
+      local ends = time[1] * 1000 + math.floor(time[2] / 1000) + lease + 0.5
+      redis.call('SET', 'arq:in-progress:' .. id, worker, 'PX', lease)
+      redis.call('SET', 'arq:retry:' .. id, 1, 'PX', 88400000)
+      redis.call('ZADD', KEYS[3], ends, id)
+      return true
+    end
+  end
+end
+local function enqueue(id, job, expiry, due, at_once)
   if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
   redis.call('SET', KEYS[1], job, 'PX', expiry)
-  redis.call('ZADD', KEYS[3], due, job_id)
-  redis.call('ZREM', 'arq:abort', job_id)  -- meant a former job of this name
+  redis.call('ZREM', 'arq:abort', id)  -- meant a former job of this name
+  if at_once == '1' and hand_over(id, job, due) then return 1 end
+  redis.call('ZADD', KEYS[3], due, id)
   local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-  if head == job_id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
-    redis.call('PUBLISH', channel, job_id)
+  if head == id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
+    redis.call('PUBLISH', KEYS[3] .. ':wake', id)
   end
   return 1
 end
 """
 
-# KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms, wake channel
-# arq's enqueue_job in one step; idle workers are woken. Returns 0 if a job with this id exists.
+# KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms, 1 if due at once
+# arq's enqueue_job in one step; an idle worker is given the job, or idle ones are woken.
+# Returns 0 if a job with this id exists.
 enqueue = Script(_ENQUEUE + "return enqueue(unpack(ARGV))")
 
 # KEYS job key, result key, queue, tick key  ARGV those of `enqueue`, tick in ms, its ttl in ms
@@ -268,7 +289,7 @@ return enqueue(unpack(ARGV, 1, 5))
 )
 
 # KEYS queue  ARGV now in ms, free slots, most, lease in ms, worker, count's ttl in ms, aborts,
-# suspects, the try from which a crash makes a job one
+# suspects, the try from which a crash makes a job one, 1 to be called idle if slots stay free
 # Claims due jobs, oldest first: up to `most`, but beyond the free slots only such as never were
 # claimed, for the others may be what killed their worker. Of those whose workers died twice it
 # claims no more than `suspects` and passes the others by. Returns the score of the first job
@@ -333,6 +354,13 @@ while claimed < most and from < 5000 do
 end
 if soon < (tonumber(reply[1]) or math.huge) then reply[1] = string.format('%.1f', soon) end
 if #scores > 0 then redis.call('ZADD', KEYS[1], 'XX', unpack(scores)) end
+local idle, me = KEYS[1] .. ':idle', ARGV[5] .. ' ' .. ARGV[4]
+if claimed >= free then
+  redis.call('SREM', idle, me)
+elseif ARGV[10] == '1' then
+  redis.call('SADD', idle, me)
+  redis.call('PEXPIRE', idle, ARGV[4])
+end
 return reply
 """)
 
@@ -402,7 +430,7 @@ return dropped
 """
 )
 
-# KEYS queue  ARGV worker, job id, due in ms, job ('' as it was), uncounted, wake channel
+# KEYS queue  ARGV worker, job id, due in ms, job ('' as it was), uncounted
 # Lets a job run again, and if `uncounted` is 1 as if it had not been claimed. Returns 0 if the
 # worker no longer owned it.
 release = Script("""
@@ -413,13 +441,32 @@ redis.call('ZADD', KEYS[1], 'XX', ARGV[3], id)
 redis.call('DEL', 'arq:in-progress:' .. id)
 if ARGV[5] == '1' then
   redis.call('DECR', 'arq:retry:' .. id)
-  redis.call('PUBLISH', ARGV[6], id)
+  redis.call('PUBLISH', KEYS[1] .. ':wake', id)
 end
 return 1
 """)
 
+# KEYS queue  ARGV worker, lease in ms, now in ms, job id to keep...
+# Is handed nothing more, and lets others run all but the kept jobs of the worker at once, as if
+# it had not claimed them. Returns how many.
+hand_back_jobs = Script("""
+redis.call('SREM', KEYS[1] .. ':idle', ARGV[1] .. ' ' .. ARGV[2])
+local keep, count = {}, 0
+for i = 4, #ARGV do keep[ARGV[i]] = true end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[3], ARGV[3] + ARGV[2] + 1000)) do
+  if not keep[id] and redis.call('GET', 'arq:in-progress:' .. id) == ARGV[1] then
+    redis.call('ZADD', KEYS[1], 'XX', ARGV[3], id)
+    redis.call('DECR', 'arq:retry:' .. id)
+    redis.call('DEL', 'arq:in-progress:' .. id)
+    count = count + 1
+  end
+end
+if count > 0 then redis.call('PUBLISH', KEYS[1] .. ':wake', count) end
+return count
+""")
+
 # KEYS DLQ, queue, job key, result key, retry key  ARGV entry id, job id, job, expiry in ms, due
-# in ms, wake channel
+# in ms
 # Enqueues a dead job again. Returns 0 if that was done before, -1 if a job with its id waits.
 replay_job = Script("""
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
@@ -429,7 +476,7 @@ redis.call('DEL', KEYS[4], KEYS[5])
 redis.call('ZREM', 'arq:abort', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[5], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[1])
-redis.call('PUBLISH', ARGV[6], ARGV[2])
+redis.call('PUBLISH', KEYS[2] .. ':wake', ARGV[2])
 return 1
 """)
 

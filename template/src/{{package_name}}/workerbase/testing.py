@@ -20,7 +20,6 @@ from arq.jobs import Job
 from fakeredis import FakeAsyncRedis
 
 from . import wire
-from .base import BaseArqWorkerSettings
 from .config import WorkerConfig
 from .connect import raw_entries
 from .consumer import Consumer
@@ -33,6 +32,7 @@ from .jobs import JobWorker
 from .link import RedisLink
 from .monitor import Monitor, Monitors, Outcome, Work
 from .retry import RetryPolicy
+from .settings import BaseArqWorkerSettings
 from .types import Ctx, EntryId, Payload, RedisClient
 
 TIMEOUT_S = 10.0

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..connect import connect
 from ..errors import SettingsError
 from ..events import EventRouter
+from ..settings import BaseArqWorkerSettings
 from ..types import RedisClient
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import click
 from arq.connections import ArqRedis
@@ -185,11 +185,12 @@ def replay(app: App, /, max_replays: int, **options: Any) -> None:
 
     Interrupt it and start it again as you like: each message is moved in one step.
     """
+    loads = cast("Callable[[bytes], object]", vars(app.settings())["job_deserializer"])
 
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
         if dry_run:
             return "capped" if entry.replays >= max_replays else "replayed"
-        return await target.replay(entry, max_replays)
+        return await target.replay(entry, max_replays, loads)
 
     _apply(app, "replayed", change, options)
 
@@ -237,9 +238,14 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
         return
     would = "would be " if dry_run else ""
     click.echo(f"{done[verb]:,} {would}{verb}")
-    if done["gone"]:
-        click.echo(f"{done['gone']:,} were gone already")
-    if done["capped"]:
-        click.echo(f"{done['capped']:,} left: replayed too often (--max-replays)")
-    if done["exists"]:
-        click.echo(f"{done['exists']:,} left: a job with the same id waits or runs")
+    for result, meaning in _LEFT.items():
+        if done[result]:
+            click.echo(f"{done[result]:,} {meaning}")
+
+
+_LEFT = {
+    "gone": "were gone already",
+    "capped": "left: replayed too often (--max-replays)",
+    "exists": "left: a job with the same id waits or runs",
+    "unreadable": "left: the worker's job_deserializer cannot read them",
+}

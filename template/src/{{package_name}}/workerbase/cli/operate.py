@@ -18,11 +18,11 @@ from rich.table import Table
 
 from .. import health as health_file
 from .. import probe
-from ..base import CORE_FUNCTIONS
 from ..config import health_path
 from ..delivery.streams import publish as publish_events
 from ..errors import ConfigError, InvalidEventError
 from ..events import Event
+from ..requeue import CORE_FUNCTIONS
 from ..status import Status, snapshot
 from ..task_utils import Task
 from .app import (

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from arq.worker import func
 
-from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..events import Event, EventContext, EventRouter
 from ..runner import run
+from ..settings import BaseArqWorkerSettings
 from ..task_utils import get_redis
 from ..types import Ctx, RedisClient
 

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import keys, wire
-from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..connect import connect
 from ..delivery.streams import publish
@@ -27,6 +26,7 @@ from ..errors import PermanentError
 from ..events import Event, EventContext, EventRouter
 from ..monitor import Monitor, Outcome, Work
 from ..runner import serve
+from ..settings import BaseArqWorkerSettings
 from ..types import RedisClient
 from .server import Server
 
