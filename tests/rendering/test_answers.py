@@ -140,7 +140,8 @@ def test_the_words_of_python_are_refused() -> None:
 
 
 def test_what_the_worker_installs_is_refused(copier: CopierFixture, tmp_path: Path) -> None:
-    project = copier.copy(tmp_path / "project", package_name="the_project_itself").path
+    answers = {"package_name": "the_project_itself", "telemetry": True}
+    project = copier.copy(tmp_path / "project", **answers).path
     tool("uv", "sync", "--quiet", cwd=project)
     python = project / ".venv" / "bin" / "python"
     code = (
