@@ -14,7 +14,7 @@ from sentry_sdk.transport import Transport
 from workerbase.errors import ConfigError
 from workerbase.monitor import Outcome, Work
 from workerbase.telemetry.config import TelemetryConfig
-from workerbase.telemetry.sentry import Sentry, if_configured
+from workerbase.telemetry.sentry import MOST, WINDOW_S, Sentry, if_configured
 
 DSN = "https://key@sentry.example/1"
 MESSAGE = Work(
@@ -111,6 +111,25 @@ def test_a_job_is_told_by_its_function(sentry: Sentry, memory: Memory) -> None:
 def test_without_an_exception_the_outcome_is_the_message(sentry: Sentry, memory: Memory) -> None:
     sentry.ended(JOB, "failed", None, 0.0)
     assert memory.events[0]["message"] == "send_email failed"
+
+
+def test_a_flood_of_one_error_is_cut_short_and_counted(memory: Memory) -> None:
+    now = 0.0
+    sentry = Sentry(DSN, transport=memory, clock=lambda: now)
+    for _ in range(MOST + 7):
+        sentry.ended(JOB, "failed", error(), 0.0)
+    assert len(memory.events) == MOST
+    sentry.ended(MESSAGE, "dead_lettered", error(), 0.0)  # another name
+    sentry.ended(JOB, "failed", KeyError("x"), 0.0)  # another error
+    assert len(memory.events) == MOST + 2
+
+    now = WINDOW_S
+    sentry.ended(JOB, "failed", error(), 0.0)
+    sentry.ended(JOB, "failed", error(), 0.0)
+
+    extra = [event.get("extra") or {} for event in memory.events[-2:]]
+    assert extra == [{"left_out_before": 7}, {}]
+    assert len(memory.events) == MOST + 4
 
 
 def test_the_applications_own_sentry_is_left_alone(sentry: Sentry, memory: Memory) -> None:

@@ -1,11 +1,16 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; subclass Sentry instead.
 """Reports to Sentry: one for each message or job that is given up, none for its retries.
 
+A report takes milliseconds of the event loop, so a flood of the same error is cut short.
+
 The client is the worker's own, without integrations: nothing is patched, no log line or local
 variable goes along, and whatever else the process tells Sentry is left alone.
 """
 
 import atexit
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
@@ -15,10 +20,19 @@ from .config import TelemetryConfig
 
 CLOSE_S = 2.0
 """How long the end of the process waits for reports that are on their way."""
+WINDOW_S, MOST = 60.0, 20
+"""So many reports of one kind (a name with a type of error) are sent in so many seconds."""
 
 _MISSING = (
     "WORKER_SENTRY_DSN is set, but sentry-sdk is not installed; `uv sync --extra sentry` brings it"
 )
+
+
+@dataclass(slots=True)
+class _Kind:
+    since: float
+    reports: int = 0
+    left_out: int = 0
 
 
 class Sentry(Monitor):
@@ -26,6 +40,7 @@ class Sentry(Monitor):
 
     Args:
         dsn: of the project in Sentry.
+        clock: seconds, to tell a flood by.
         options: of Sentry's client, such as ``release``; ``SENTRY_RELEASE`` and
             ``SENTRY_ENVIRONMENT`` are read, too.
 
@@ -33,7 +48,9 @@ class Sentry(Monitor):
         ConfigError: sentry-sdk is not installed, or the DSN is none.
     """
 
-    def __init__(self, dsn: str, **options: Any) -> None:
+    def __init__(
+        self, dsn: str, *, clock: Callable[[], float] = time.monotonic, **options: Any
+    ) -> None:
         try:
             import sentry_sdk  # noqa: PLC0415 - an extra
             from sentry_sdk.utils import BadDsn, event_from_exception  # noqa: PLC0415
@@ -50,6 +67,8 @@ class Sentry(Monitor):
             raise ConfigError("WORKER_SENTRY_DSN is no DSN of Sentry") from None
         self._new_scope = sentry_sdk.Scope
         self._event_of = event_from_exception
+        self._clock = clock
+        self._kinds: dict[tuple[str, type[BaseException] | None], _Kind] = {}
         atexit.register(self._client.close, CLOSE_S)
 
     def ended(
@@ -59,6 +78,11 @@ class Sentry(Monitor):
         del seconds
         if outcome not in ("dead_lettered", "failed"):
             return
+        kind = self._kind_of(work, error)
+        if kind.reports == MOST:
+            kind.left_out += 1
+            return
+        kind.reports += 1
         event: Any = {"level": "error", "message": f"{work.name} {outcome.replace('_', ' ')}"}
         hint: Any = None
         if error is not None:
@@ -69,7 +93,18 @@ class Sentry(Monitor):
         scope.set_transaction_name(work.name)
         for tag, value in _tags(work, outcome).items():
             scope.set_tag(tag, value)
+        if kind.left_out:
+            scope.set_extra("left_out_before", kind.left_out)
+            kind.left_out = 0
         self._client.capture_event(event, hint, scope)
+
+    def _kind_of(self, work: Work, error: BaseException | None) -> _Kind:
+        now = self._clock()
+        key = (work.name, None if error is None else type(error))
+        kind = self._kinds.setdefault(key, _Kind(now))
+        if now - kind.since >= WINDOW_S:
+            kind.since, kind.reports = now, 0
+        return kind
 
 
 def _tags(work: Work, outcome: Outcome) -> dict[str, str]:
