@@ -129,6 +129,28 @@ class Group:
         return asdict(self)
 
 
+class Groups:
+    """Entries counted by error, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Group] = {}
+
+    def add(self, entry: DeadEntry) -> None:
+        """Count one entry."""
+        key, at = entry.fingerprint, entry.added_at
+        group = self._groups.get(key)
+        if group is None:
+            reason = entry.payload.get(deadletter.REASON, "")
+            group = Group(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
+            self._groups[key] = group
+        group.count += 1
+        group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
+
+    def by_count(self) -> list[Group]:
+        """Return the groups, the most frequent first."""
+        return sorted(self._groups.values(), key=lambda group: -group.count)
+
+
 class SetAside:
     """A stream of messages that were set aside: the DLQ or the parked events of a stream."""
 
@@ -191,9 +213,11 @@ class SetAside:
                 return
             start = f"({page[-1].entry_id}"
 
-    async def _page(self, start: str, until: str, count: int) -> list[DeadEntry]:
+    async def _page(
+        self, start: str, until: str, count: int, command: str = "XRANGE"
+    ) -> list[DeadEntry]:
         # redis-py decodes this reply to (id, {name: value}) pairs.
-        reply = await self._redis.execute_command("XRANGE", self.name, start, until, "COUNT", count)
+        reply = await self._redis.execute_command(command, self.name, start, until, "COUNT", count)
         rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
         return [
             DeadEntry(
@@ -207,17 +231,23 @@ class SetAside:
         self, wanted: Filter | None = None, looked: Callable[[int], object] | None = None
     ) -> list[Group]:
         """Count the entries by error, the most frequent first."""
-        groups: dict[str, Group] = {}
+        groups = Groups()
         async for entry in self.scan(wanted, looked=looked):
-            key = entry.fingerprint
-            group = groups.get(key)
-            if group is None:
-                reason = entry.payload.get(deadletter.REASON, "")
-                group = Group(key, entry.event_type, reason, entry.error, oldest=entry.added_at)
-                groups[key] = group
-            group.count += 1
-            group.newest = entry.added_at
-        return sorted(groups.values(), key=lambda group: -group.count)
+            groups.add(entry)
+        return groups.by_count()
+
+    async def newest_groups(self, most: int) -> list[Group]:
+        """The same for the newest ``most`` entries: bounded, however many there are."""
+        groups, end = Groups(), "+"
+        while most > 0:
+            page = await self._page(end, "-", min(PAGE, most), "XREVRANGE")
+            for entry in page:
+                groups.add(entry)
+            if not page:
+                break
+            most -= len(page)
+            end = f"({page[-1].entry_id}"
+        return groups.by_count()
 
     async def replay(
         self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads

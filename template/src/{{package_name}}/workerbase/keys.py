@@ -72,6 +72,10 @@ def requeue_job_id(stream: StreamName, entry_id: str) -> str:
     return f"requeue:{stream}:{entry_id}"
 
 
+REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)")
+"""What `requeue_job_id` makes."""
+
+
 def check_stream_name(name: object) -> StreamName:
     """Return ``name`` if it can be a work stream.
 

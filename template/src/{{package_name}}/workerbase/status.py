@@ -39,10 +39,22 @@ class StreamStatus:
     """Entries not yet delivered to the group."""
     pending: int
     """Entries delivered and not yet acknowledged."""
+    delivered: int | None
+    """Entries ever delivered to the group; None where Redis does not count them (6.2)."""
     consumers: int
     oldest_pending_s: float | None
     dlq: int
     parked: int
+
+    @property
+    def added(self) -> int | None:
+        """Entries ever added, so that rates can be taken."""
+        return None if self.delivered is None else self.delivered + self.lag
+
+    @property
+    def settled(self) -> int | None:
+        """Entries ever settled by the group: handled, to be retried, or set aside."""
+        return None if self.delivered is None else self.delivered - self.pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,7 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         length=length,
         lag=int(lag),
         pending=pending,
+        delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
         oldest_pending_s=oldest,
         dlq=int(await redis.execute_command("XLEN", keys.dlq(stream))),

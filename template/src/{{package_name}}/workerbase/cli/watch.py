@@ -1,0 +1,331 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
+"""``status --watch``: the overview as a screen that follows what happens."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from arq.connections import ArqRedis
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Group as Stack
+from rich.live import Live
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from .. import keys
+from ..connect import OUTAGE_ERRORS
+from ..overview import LOOKED_AT, Overview, overview
+from ..status import LAG_COUNT_LIMIT
+from .app import App, ago
+
+EVERY_S = 2.0
+"""Pause between two samples."""
+TIMEOUT_S = 10.0
+"""After so long without an answer the view says so."""
+SAMPLES = 60
+"""So many are kept, and drawn where there is room."""
+RATE_SAMPLES = 6
+"""Rates are taken over the newest of these, for a single one jumps."""
+WIDE = 120
+"""From so many columns on, sections stand side by side, and tables say more."""
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+Cell = str | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table with a title, which is cut to the lines that there are."""
+
+    title: str
+    """Without one there is only the head of the table."""
+    columns: Sequence[str]
+    """Those that begin with ``>`` are set to the right and never cut."""
+    rows: Sequence[Sequence[Cell]]
+    total: int
+    """Rows that there would be, were all known."""
+
+    @property
+    def overhead(self) -> int:
+        """Lines that it takes beside its rows."""
+        return bool(self.title) + bool(self.rows)
+
+    def draw(self, count: int) -> RenderableType:
+        """Draw it with ``count`` rows."""
+        shown = f"{count} shown" if count < self.total else ""
+        first, *others = self.columns
+        columns = [first if self.title or not shown else f"{first} ({shown})", *others]
+        parts: list[RenderableType] = []
+        if self.title:
+            title = _line("; ".join(filter(None, (self.title, shown))), "bold")
+            parts.append(Rule(title, align="left", style="dim"))
+        if self.rows:
+            parts.append(_table(columns, self.rows[:count]))
+        return Stack(*parts)
+
+
+class View:
+    """The screen: it fits whatever size the terminal has when it is drawn."""
+
+    def __init__(self, where: str, every: float) -> None:
+        self._every = every
+        self._where = where
+        self._problem = ""
+        # Replaced and never changed, for a thread of Rich's draws them.
+        self._samples: tuple[Overview, ...] = ()
+
+    @property
+    def last(self) -> Overview | None:
+        """The newest sample."""
+        return self._samples[-1] if self._samples else None
+
+    def add(self, found: Overview) -> None:
+        """Take a sample."""
+        self._samples = (*self._samples, found)[-SAMPLES:]
+        self._problem = ""
+
+    def failed(self, error: BaseException) -> None:
+        """Say why there is no new sample; the last one stays."""
+        self._problem = str(error) or "it takes too long"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it."""
+        samples = self._samples
+        head = self._head(samples)
+        yield from head
+        if not samples:
+            return
+        found, wide = samples[-1], options.max_width >= WIDE
+        room = (options.height or console.height) - len(head)
+        left, right = [_workers(found), _in_flight(found)], [_later(found)]
+        dead = _dead(found, wide=wide)
+        # However many streams there are, the rest keeps a row of each section.
+        least = sum(s.overhead + min(1, len(s.rows)) for s in (*left, *right, dead))
+        streams = _streams(samples, max(1, room - 1 - least), wide=wide)
+        yield streams.draw(len(streams.rows))
+        room -= streams.overhead + len(streams.rows)
+        if not wide:
+            yield _fit([*left, *right, dead], room)
+            return
+        bottom = min(dead.overhead + len(dead.rows), room // 2)
+        yield _beside(_fit(left, room - bottom), _fit(right, room - bottom))
+        yield _fit([dead], bottom)
+
+    def _head(self, samples: Sequence[Overview]) -> list[Text]:
+        if not samples:
+            head = [_line(self._where, "bold")]
+        else:
+            at = time.strftime("%H:%M:%S", time.localtime(samples[-1].at))
+            server = f"{samples[-1].status.server} at {self._where}"
+            head = [_line(f"{at}  {server}  every {self._every:g} s, Ctrl-C leaves", "bold")]
+        if self._problem:
+            old = f"; this was {ago(time.time() - samples[-1].at)} ago" if samples else ""
+            head += [
+                _line(f"Redis cannot be read, trying again{old}", "bold red"),
+                _line(self._problem, "red"),
+            ]
+        return head
+
+
+def follow(app: App, every: float) -> None:
+    """Show a sample every so many seconds, until Ctrl-C."""
+    config, router = app.config, app.router
+    loads = cast("Any", app.settings()).job_deserializer
+    view = View(str(config.location), every)
+
+    async def work(redis: ArqRedis) -> None:
+        def sample() -> Awaitable[Overview]:
+            return overview(redis, config, router, loads=loads, before=view.last)
+
+        with Live(view, console=app.console, screen=True, refresh_per_second=2):
+            await repeat(view, sample, every)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        app.with_redis(work)
+
+
+async def repeat(view: View, sample: Callable[[], Awaitable[Overview]], every: float) -> None:
+    """Take samples until cancelled."""
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    # redis-py waits with asyncio.wait_for, which swallows a Ctrl-C that comes with the result.
+    while not task.cancelling():
+        await step(view, sample)
+        await asyncio.sleep(0 if task.cancelling() else every)
+
+
+async def step(view: View, sample: Callable[[], Awaitable[Overview]]) -> None:
+    """Take one sample; an outage is shown, and over when Redis is back."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            view.add(await sample())
+    except OUTAGE_ERRORS as exc:
+        view.failed(exc)
+
+
+def spark(values: Sequence[int], width: int) -> str:
+    """Draw the newest values as blocks: the highest one is full, and only 0 is lowest."""
+    shown = values[-width:]
+    most = max(shown, default=0) or 1
+    return "".join(BLOCKS[math.ceil(value / most * 7)] for value in shown).rjust(width)
+
+
+def share(wanted: Sequence[int], room: int) -> list[int]:
+    """Deal out lines, one to each in turn, until all have what they want or none are left."""
+    given = [0] * len(wanted)
+    while room > 0 and given != list(wanted):
+        for index, want in enumerate(wanted):
+            if room > 0 and given[index] < want:
+                given[index] += 1
+                room -= 1
+    return given
+
+
+def _fit(sections: Sequence[Section], room: int) -> RenderableType:
+    counts = share([len(s.rows) for s in sections], room - sum(s.overhead for s in sections))
+    return Stack(*(section.draw(count) for section, count in zip(sections, counts, strict=True)))
+
+
+def _beside(*parts: RenderableType) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 2, 0, 0), pad_edge=False)
+    for _ in parts:
+        grid.add_column(ratio=1)
+    grid.add_row(*parts)
+    return grid
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Return text as one line; what comes out of Redis must not steer the terminal."""
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return Text(clean, style, no_wrap=True, overflow="ellipsis")
+
+
+def _number(number: float | None, style: str = "") -> Text:
+    if not number:
+        return Text("-" if number is None else "0", "dim")
+    return Text(f"{number:,.1f}" if 0 < number < 1 else f"{number:,.0f}", style)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        # Columns that may wrap give way to the others; their lines are cut nevertheless.
+        right = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        table.add_row(*(_line(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
+    """Show how much a count grows in a second, as far as that is known."""
+    known = [
+        (sample.at, count)
+        for sample, count in zip(samples, counts, strict=True)
+        if count is not None
+    ][-RATE_SAMPLES:]
+    if len(known) < 2 or known[-1][1] < known[0][1]:  # noqa: PLR2004 - a rate is between two
+        return _number(None)
+    (began, before), (ended, now) = known[0], known[-1]
+    return _number((now - before) / (ended - began))
+
+
+def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
+    """Tell of the streams, of the busiest if there are too many, and of the queue."""
+    found, width = samples[-1], 40 if wide else 10
+
+    def lag(values: Sequence[int], unknown: str = "") -> tuple[Cell, Cell]:
+        return _number(values[-1]).append(unknown), Text(spark(values, width), "cyan")
+
+    streams = list(enumerate(found.status.streams))
+    if most <= len(streams):
+        streams.sort(key=lambda item: -item[1].lag - item[1].pending)
+    rows: list[list[Cell]] = []
+    for index, stream in streams[: max(0, most - 1)]:
+        series = [sample.status.streams[index] for sample in samples]
+        at_limit = stream.delivered is None and stream.lag == LAG_COUNT_LIMIT
+        rows.append(
+            [
+                stream.name,
+                *lag([one.lag for one in series], "+" if at_limit else ""),
+                _rate(samples, [one.added for one in series]),
+                _rate(samples, [one.settled for one in series]),
+                _number(stream.pending),
+                ago(stream.oldest_pending_s),
+                *([_number(stream.parked, "yellow")] if wide else ()),
+                _number(stream.dlq, "red"),
+            ]
+        )
+    queue = found.status.queue
+    due = lag([sample.status.queue.due for sample in samples])
+    jobs = [_number(None), _number(None), _number(found.jobs), _number(None)]
+    parked = [_number(None)] if wide else ()
+    rows.append([f"{queue.name} (jobs)", *due, *jobs, *parked, _number(queue.dlq, "red")])
+    columns = ("stream", ">waiting", ">", ">in/s", ">out/s", ">in work", ">oldest")
+    more = (">parked",) if wide else ()
+    return Section("", (*columns, *more, ">DLQ"), rows, len(streams) + 1)
+
+
+def _workers(found: Overview) -> Section:
+    rows = [
+        (
+            worker.name,
+            _number(worker.messages),
+            _number(worker.jobs),
+            ago(worker.quiet_s),
+        )
+        for worker in found.workers
+    ]
+    columns = ("worker", ">messages", ">jobs", ">quiet for")
+    # An idle worker that reads no stream leaves no trace in Redis.
+    name = "Workers" if found.status.streams else "Workers that have jobs"
+    return Section(f"{name}: {len(rows):,}", columns, rows, len(rows))
+
+
+def _in_flight(found: Overview) -> Section:
+    rows = [
+        (ago(item.age_s), item.what, item.id, _number(item.tries), item.worker)
+        for item in found.in_flight
+    ]
+    total = found.jobs + sum(stream.pending for stream in found.status.streams)
+    columns = (">age", "stream or function", "id", ">try", "worker")
+    return Section(f"In flight: {total:,}, oldest first", columns, rows, total)
+
+
+def _later(found: Overview) -> Section:
+    later = found.later
+    rows = [(ago(due.in_s), due.what, due.id, due.kind) for due in later.first]
+    kinds = (
+        (later.messages, "messages to retry"),
+        (later.jobs, "jobs to retry"),
+        (later.deferred, "deferred"),
+    )
+    said = ", ".join(f"{count:,} {name}" for count, name in kinds if count)
+    of = f" of the first {later.looked_at:,}" if later.looked_at < later.total else ""
+    title = f"Later: {later.total:,}" + (f" ({said}{of})" if said else "")
+    return Section(title, (">in", "stream or function", "id", "kind"), rows, later.total)
+
+
+def _dead(found: Overview, *, wide: bool) -> Section:
+    groups = [(dead.name, group) for dead in found.dead for group in dead.groups]
+    rows = [
+        (
+            _number(group.count),
+            group.fingerprint,
+            name.removesuffix(keys.DLQ_SUFFIX),
+            *((group.event_type, group.reason) if wide else ()),
+            ago(max(0.0, found.at - group.newest)),
+            group.error,
+        )
+        for name, group in sorted(groups, key=lambda item: -item[1].count)
+    ]
+    cut = any(dead.looked_at < dead.total for dead in found.dead)
+    newest = f" (groups: of the newest {LOOKED_AT:,} of a queue)" if cut else ""
+    title = f"Dead letters: {sum(dead.total for dead in found.dead):,}{newest}"
+    more = ("type", "reason") if wide else ()
+    columns = (">count", "error id", "stream or queue", *more, ">newest", "error")
+    return Section(title, columns, rows, len(rows))
