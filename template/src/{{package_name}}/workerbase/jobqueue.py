@@ -12,7 +12,7 @@ from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix, r
 from arq.jobs import Job, serialize_job
 from arq.utils import timestamp_ms, to_ms
 
-from . import keys, lease, scripts, wire
+from . import keys, lease, propagation, scripts, wire
 from .types import Call, RedisArg, RedisClient
 
 Duration: TypeAlias = float | timedelta
@@ -273,7 +273,8 @@ class NewJob:
             due = int(_defer_until.timestamp() * 1000)
         expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
         job_id = _job_id or uuid4().hex
-        job = serialize_job(function, args, kwargs, _job_try, now, serializer=serializer)
+        write = propagation.with_trace(serializer)
+        job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
         wire.check_size(f"job {function}", [job], max_payload)
         return cls(
             job_id,

@@ -42,6 +42,7 @@ _OWN_NAMES = frozenset(
         "monitors",
         "permanent_errors",
         "router",
+        "setup_process",
         "transient_errors",
     }
 )
@@ -87,6 +88,9 @@ class BaseArqWorkerSettings:
 
     monitors: ClassVar[Sequence[Monitor]] = ()
     """Are told what happens in the worker."""
+    setup_process: ClassVar[Callable[[WorkerConfig], None] | None] = None
+    """Prepares the process of the `run` command, its log above all; without it, the log is plain
+    lines on standard error."""
 
     _declared: ClassVar[dict[str, object]] = {}
     longest_timeout: ClassVar[float] = 60.0

@@ -60,7 +60,7 @@ def run(app: App) -> None:
 
     settings = app.settings()
     config = app.config
-    setup_logging(config)
+    (settings.setup_process or setup_logging)(config)
     for problem in config.unknown_variables():
         logger.warning("%s", problem)
     sys.exit(run_worker(lambda: settings))

@@ -1,7 +1,7 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; subclass TelemetryConfig instead.
 """The knobs of telemetry, beside those of `WorkerConfig`."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from ..config import Environment
 
@@ -13,3 +13,5 @@ class TelemetryConfig(Environment):
     """Address at which ``/metrics``, ``/livez`` and ``/readyz`` are served."""
     metrics_port: int = Field(default=9464, ge=0, le=65535)
     """Its port, or the next free one where another worker has it; 0 means any."""
+    sentry_dsn: SecretStr = SecretStr("")
+    """Where what is given up is reported to Sentry; empty means nowhere."""
