@@ -285,7 +285,7 @@ async def test_arguments_and_results_of_jobs_are_not_in_the_log(
     config = config_for(server)
     async with client_of(config) as client:
         await client.enqueue_job("send", "hunter2")
-    await burst(config, send)
+    await burst(config, send, log_results=True)
 
     said = [line["message"] for line in lines(output) if "send" in line["message"]]
     assert any("→" in text and "send([redacted])" in text for text in said), said
