@@ -1,10 +1,13 @@
-"""A heartbeat ends when it is told to, whatever it was about to do."""
+"""A heartbeat ends when it is told to, goes on when it cannot write, and cleans up after others."""
 
 import asyncio
+import json
+import os
 from pathlib import Path
 
 import pytest
-from workerbase.health import Heartbeat
+from waiting import until
+from workerbase.health import Heartbeat, remove_stale
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -21,3 +24,46 @@ async def test_it_stops_although_its_state_has_just_changed(tmp_path: Path, turn
 
     assert done
     assert not (tmp_path / "healthy").exists()
+
+
+async def test_it_goes_on_when_the_file_could_not_be_written_for_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    heartbeat = Heartbeat(str(folder / "healthy"), 0.02)
+    heartbeat.start()
+    folder.rename(tmp_path / "away")
+    await until(lambda: "cannot write the health file" in caplog.text)
+    (tmp_path / "away").rename(folder)
+    heartbeat.set_state("draining")
+    await until(lambda: "draining" in heartbeat.path.read_text())
+    heartbeat.start()  # harmless
+    await heartbeat.stop()
+    assert not heartbeat.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "stays"),
+    [({}, True), ({"pid_start": "12"}, False), ({"kernel_boot": "another"}, False)],
+)
+def test_only_the_file_of_a_worker_that_is_gone_is_stale(
+    tmp_path: Path, changes: dict[str, object], stays: bool
+) -> None:
+    heartbeat = Heartbeat(str(tmp_path / "healthy"), 5.0)
+    heartbeat.beat()
+    beat = json.loads(heartbeat.path.read_text())
+    assert beat["pid"] == os.getpid()
+    heartbeat.path.write_text(json.dumps(beat | changes))
+    remove_stale(heartbeat.path)
+    assert heartbeat.path.exists() == stays
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "a file of somebody else"])
+def test_a_file_that_is_no_heartbeat_is_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "healthy"
+    path.write_text(content)
+    remove_stale(path)
+    assert path.read_text() == content
+    remove_stale(tmp_path / "none")
+    remove_stale(tmp_path)

@@ -149,6 +149,13 @@ async def test_different_failures_are_all_requeued(redis: ArqRedis) -> None:
     assert len(await entries(redis, STREAM)) == 5
 
 
+async def test_failures_that_nothing_tells_apart_are_all_requeued(redis: ArqRedis) -> None:
+    for _ in range(2):
+        await requeue_to_stream({"redis": redis}, STREAM, {"type": "x"})
+        await asyncio.sleep(0.01)
+    assert len(await entries(redis, STREAM)) == 2
+
+
 async def test_a_worker_that_dies_right_after_leaves_no_job_to_run_again(
     each_redis: ArqRedis,
 ) -> None:

@@ -355,6 +355,7 @@ async def test_the_dlq_is_bounded_and_says_when_it_drops(
         await burst(config, fails)
         assert len(await dead_letters(client)) == 3
     assert "is full" in caplog.text
+    assert "may run twice" not in caplog.text
 
 
 def test_the_command_line_shows_replays_and_purges_dead_jobs(

@@ -191,13 +191,14 @@ async def test_a_job_whose_lease_ran_out_is_not_started_beside_itself(
         enqueued = await client.enqueue_job("job", _job_id="job")
         assert enqueued
         await until(lambda: began)
+        former = worker._held["job"]
         async with client.pipeline(transaction=True) as pipe:
             pipe.delete(in_progress_key_prefix + "job")
             pipe.zadd(QUEUE, {"job": 1000.5})
             await pipe.execute()
         owner = in_progress_key_prefix + "job"
         await until(lambda: client.get(owner))  # claimed again
-        claims = worker._held["job"]
+        claims = await until(lambda: (new := worker._held.get("job")) is not former and new)
         await asyncio.sleep(1.2)  # more than two leases: it is renewed
         assert await client.get(owner) == worker.name.encode()
         assert worker._held["job"] is claims
@@ -239,6 +240,7 @@ async def test_a_retry_that_starts_before_its_former_try_is_put_away_keeps_its_l
         assert tries == [1, 2]
         assert list(worker._held) == ["job"]
         assert list(worker.tasks) == ["job"]
+        assert await client.get("arq:retry:job") == b"2", "it never ran out"
         go.set()
 
 

@@ -106,6 +106,8 @@ async def test_without_a_policy_the_rules_are_plain_arqs(config: WorkerConfig) -
         await asyncio.wait_for(worker.main(), 10)
         with pytest.raises(Exception, match="once"):
             await enqueued.result(timeout=1)
+        await client.enqueue_job("unknown")
+        await asyncio.wait_for(worker_of(client, job, burst=True).main(), 10)
         assert await dead_letters(client) == []
     assert tries == [1]
 

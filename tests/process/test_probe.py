@@ -60,6 +60,48 @@ def test_a_wrong_call_is_told_the_usage(arguments: tuple[str, ...]) -> None:
     assert (found.returncode, found.stdout) == (2, "usage: probe.py [live|ready] [path]\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ((), (0, "ok")),
+        (("ready",), (1, "the worker is starting")),
+        (("live", "/no/file"), (1, "no heartbeat file /no/file: the worker is not running")),
+        (("lively",), (2, "usage: probe.py [live|ready] [path]")),
+    ],
+)
+def test_it_answers_by_its_exit_code(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    answer: tuple[int, str],
+) -> None:
+    doctor(path, state="starting")
+    monkeypatch.setenv("WORKER_HEALTH_FILE", str(path))
+    assert (probe.main(["probe.py", *arguments]), capsys.readouterr().out.rstrip()) == answer
+
+
+@pytest.mark.parametrize(
+    ("error", "found"), [(None, "exists"), (PermissionError, "exists"), (ProcessLookupError, "")]
+)
+def test_where_the_system_has_no_proc_a_process_exists_or_not(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError] | None, found: str
+) -> None:
+    def no_proc(path: str, **_: object) -> None:
+        raise FileNotFoundError(path)
+
+    def kill(pid: int, signum: int) -> None:
+        assert signum == 0
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(probe, "open", no_proc, raising=False)
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    monkeypatch.setattr("os.kill", kill)
+    assert probe.process_start(7) == found
+    assert probe.kernel_boot() == ""
+
+
 def test_it_imports_nothing_but_a_little_of_the_standard_library() -> None:
     found = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "importtime", PROBE],

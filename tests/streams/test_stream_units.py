@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -79,6 +80,92 @@ async def test_fast_handlers_let_the_buffer_read_ahead_and_slow_ones_do_not() ->
         buffer.take()
         buffer.done(5.0)
     assert await buffer.room() == 20
+
+
+async def test_what_runs_leaves_less_room_and_an_empty_buffer_takes_what_there_is() -> None:
+    buffer = Buffer(4, 0)
+    buffer.add(delivery(number) for number in range(3))
+    for _ in range(3):
+        buffer.take()
+    assert await buffer.room() == 1
+
+
+async def test_entries_are_read_in_large_bites_while_some_wait() -> None:
+    buffer = Buffer(20, 500)
+    buffer._mean_s = 1e-4
+    buffer.add(delivery(number) for number in range(300))
+    reader = asyncio.create_task(buffer.room())
+    await turn()
+    assert not reader.done(), "220 of 520 are not worth a round trip yet"
+    for _ in range(40):
+        buffer.take()
+        buffer.done(1e-4)
+    assert await reader >= 260
+
+
+async def test_a_paused_buffer_reads_nothing_until_it_is_resumed() -> None:
+    buffer = Buffer(2, 0)
+    buffer.pause()
+    reader = asyncio.create_task(buffer.room())
+    await turn()
+    assert not reader.done()
+    buffer.resume()
+    assert await reader == 2
+
+
+async def test_entries_start_in_their_order() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    assert [buffer.take() for _ in range(4)] == [*entries, None]
+
+
+async def test_slots_that_wait_are_woken_only_for_what_may_start() -> None:
+    buffer, woken = Buffer(3, 0), list[int]()
+
+    async def slot(number: int) -> None:
+        while True:
+            await buffer.wait()
+            woken.append(number)
+
+    slots = [asyncio.create_task(slot(number)) for number in range(3)]
+    await turn()
+    buffer.pause()
+    buffer.add([delivery(1)])
+    await turn()
+    assert woken == []
+    buffer.resume()
+    await turn()
+    assert woken == [0]
+    for task in slots:
+        task.cancel()
+    await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_what_was_put_back_is_the_next() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    first = buffer.take()
+    assert first is entries[0]
+    buffer.put_back(first)
+    assert not first.started
+    assert buffer.take() is first
+
+
+async def test_only_what_was_lost_is_dropped() -> None:
+    buffer = Buffer(3, 0)
+    entries = [delivery(number) for number in range(3)]
+    buffer.add(entries)
+    buffer.drop({entries[1]})
+    assert [buffer.take() for _ in range(3)] == [entries[0], entries[2], None]
+
+
+async def test_a_closed_buffer_forgets_what_waits() -> None:
+    buffer = Buffer(3, 0)
+    buffer.add([delivery(1)])
+    buffer.close()
+    assert len(buffer) == 0
 
 
 async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
@@ -233,6 +320,17 @@ def test_what_was_running_when_the_breaker_opened_does_not_put_off_the_first_pro
     assert breaker.may_probe()
 
 
+def test_failures_of_an_open_breaker_neither_open_it_again_nor_put_off_its_probe() -> None:
+    clock = Clock()
+    breaker = Breaker(1, pause=1.0, clock=clock)
+    assert not breaker.may_probe(), "nothing is wrong"
+    assert breaker.failed("a")
+    clock.now += 0.5
+    assert not breaker.failed("b")
+    clock.now += 0.5
+    assert breaker.may_probe()
+
+
 # --- acks
 
 
@@ -280,6 +378,48 @@ async def test_the_batcher_writes_by_itself_and_outlives_an_outage() -> None:
         await done.wait()
     loop.cancel()
     assert tries == [[1, 2], [1, 2]]
+
+
+async def test_two_that_write_at_once_write_each_item_once() -> None:
+    written: list[int] = []
+
+    async def write(batch: list[int]) -> None:
+        written.extend(batch)
+        await asyncio.sleep(0)
+
+    batcher: Batcher[int] = Batcher(write, "writing", RedisLink())
+    for number in range(BATCH + 3):
+        batcher.add(number)
+    await asyncio.gather(batcher.flush(), batcher.flush())
+    assert written == [*range(BATCH + 3)]
+
+
+async def test_what_comes_while_a_batch_is_written_is_written_too() -> None:
+    written: list[int] = []
+
+    async def write(batch: list[int]) -> None:
+        written.extend(batch)
+        if batch == [1]:
+            batcher.add(2)
+
+    batcher: Batcher[int] = Batcher(write, "writing", RedisLink())
+    batcher.add(1)
+    await batcher.flush()
+    assert written == [1, 2]
+
+
+async def test_a_batch_that_was_taken_ends_an_outage() -> None:
+    async def write(batch: list[int]) -> None:
+        """Take it."""
+
+    link = RedisLink()
+    link.failed(RedisConnectionError("gone"), "writing")
+    batcher: Batcher[int] = Batcher(write, "writing", link)
+    await batcher.flush()
+    assert not link.up, "nothing was written"
+    batcher.add(1)
+    await batcher.flush()
+    assert link.up
 
 
 # --- link
@@ -441,6 +581,13 @@ async def test_settling_is_repeated_until_redis_takes_it() -> None:
     assert len(redis.sent) == 3
 
 
+async def test_a_retry_is_due_after_its_delay() -> None:
+    redis, began = FakeRedis(), time.time()
+    await settler(redis).retry(delivery(1, data=b"{}"), ValueError("no"), Retry(30.0))
+    due = int(redis.sent[0][-1]) / 1000
+    assert began + 29 < due < time.time() + 31
+
+
 async def test_settling_gives_up_in_a_drain_since_the_entry_can_be_handed_back() -> None:
     redis = FakeRedis(OutOfMemoryError("OOM"))
     draining = settler(redis)
@@ -457,6 +604,23 @@ async def test_only_the_owner_dead_letters(reply: int, outcome: str) -> None:
         await settler(redis).set_aside(entry, ValueError("no"), DeadLetter("permanent"), 1)
         == outcome
     )
+
+
+@pytest.mark.parametrize("decision", [Retry(1.0), DeadLetter("retries")])
+async def test_what_has_failed_is_held_no_longer(decision: Retry | DeadLetter) -> None:
+    desk, entry = settler(FakeRedis(1)), delivery(1, data=b"{}")
+    desk.held[entry.stream][entry.entry_id] = entry
+    await desk.failed(entry, Head.of(entry), ValueError("no"), decision)
+    assert not desk.held["work"]
+
+
+@pytest.mark.parametrize(("reason", "attempts"), [("unknown", b"0"), ("retries", b"5")])
+async def test_what_is_parked_has_not_been_tried(reason: Any, attempts: bytes) -> None:
+    redis = FakeRedis(0)
+    entry = delivery(1, data=b"{}")
+    await settler(redis).set_aside(entry, ValueError("no"), DeadLetter(reason), 5)
+    sent = [part if isinstance(part, bytes) else str(part).encode() for part in redis.sent[0]]
+    assert sent[sent.index(b"_attempts") + 1] == attempts
 
 
 async def test_entries_that_a_full_dead_letter_queue_drops_are_told(caplog: Any) -> None:

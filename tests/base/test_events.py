@@ -1,0 +1,62 @@
+"""The router: each event type has one handler, and what is wrong is told when it is registered."""
+
+import pytest
+from workerbase import Event, EventContext, EventRouter
+from workerbase.errors import RegistrationError
+
+
+class Placed(Event, type="placed", stream="orders"):
+    """An order."""
+
+
+class Renamed(Placed, type="renamed"):
+    """Another type on the same stream."""
+
+
+class Nameless(Event, stream="orders"):
+    """No type."""
+
+
+class Homeless(Event, type="homeless"):
+    """No stream."""
+
+
+async def handler(event: Event, ctx: EventContext) -> None:
+    """Do nothing."""
+
+
+def test_names_are_inherited_where_they_are_not_given() -> None:
+    assert (Renamed.event_type, Renamed.stream) == ("renamed", "orders")
+
+
+@pytest.mark.parametrize("model", [Nameless, Homeless])
+def test_an_event_without_a_type_or_a_stream_is_refused(model: type[Event]) -> None:
+    with pytest.raises(RegistrationError, match=f"{model.__name__} needs a type and a stream"):
+        EventRouter().on(model)
+
+
+def test_a_handler_that_is_not_async_is_refused() -> None:
+    def plain(event: Event, ctx: EventContext) -> None: ...
+
+    with pytest.raises(RegistrationError, match="the handler of Placed is not an async function"):
+        EventRouter().on(Placed)(plain)  # type: ignore[arg-type]
+
+
+def test_a_second_handler_is_refused_with_the_name_of_the_first() -> None:
+    router = EventRouter()
+    router.on(Placed)(handler)
+    with pytest.raises(RegistrationError, match=r"already has the handler .*test_events\.handler"):
+        router.on(Placed)(handler)
+
+
+def test_routers_of_several_modules_become_one() -> None:
+    router, orders = EventRouter(), EventRouter()
+    orders.on(Placed)(handler)
+    orders.on(Renamed)(handler)
+    router.include(orders)
+    assert router.streams == ("orders",)
+    assert router.knows("orders", "renamed")
+    assert not router.knows("orders", "unheard of")
+    assert not router.knows("elsewhere", "renamed")
+    with pytest.raises(RegistrationError, match="already has the handler"):
+        router.include(orders)

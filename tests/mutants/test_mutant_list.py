@@ -1,0 +1,22 @@
+"""The list of mutants fits the base: ``nox -s mutants`` runs them."""
+
+from pathlib import Path
+
+import pytest
+from mutants.run import BASE, ROOT, Mutant, mutants
+
+
+@pytest.mark.parametrize("mutant", list(mutants()), ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_one_place_and_names_tests(mutant: Mutant) -> None:
+    assert mutant.place(ROOT / BASE)
+    assert mutant.new != mutant.old
+    assert bool(mutant.tests) != bool(mutant.equivalent)
+    for test in mutant.tests:
+        path, _, name = test.partition("::")
+        assert Path(ROOT, path).exists(), test
+        assert f"def {name.partition('[')[0]}" in Path(ROOT, path).read_text(), test
+
+
+def test_no_two_mutants_share_a_name() -> None:
+    names = [mutant.name for mutant in mutants()]
+    assert len(names) == len(set(names))

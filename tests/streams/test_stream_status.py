@@ -1,0 +1,61 @@
+"""The status of a stream: how much waits, whatever the server can count."""
+
+import pytest
+from redis.exceptions import ResponseError
+from streamkit import GROUP, STREAM, Work, make_group, read_as, send
+from workerbase.config import WorkerConfig
+from workerbase.devtools.server import Server
+from workerbase.events import EventContext, EventRouter
+from workerbase.status import StreamStatus, snapshot
+from workerbase.types import RedisClient
+
+router = EventRouter()
+
+
+@router.on(Work)
+async def handle(event: Work, ctx: EventContext) -> None:
+    """Do nothing."""
+
+
+async def status(redis: RedisClient, server: Server) -> StreamStatus:
+    config = WorkerConfig.model_validate({"redis_dsn": server.dsn})
+    (found,) = (await snapshot(redis, config, router)).streams
+    return found
+
+
+async def test_a_stream_that_is_not_there_yet_is_empty(
+    each: RedisClient, each_server: Server
+) -> None:
+    found = await status(each, each_server)
+    assert (found.length, found.lag, found.pending, found.consumers) == (0, 0, 0, 0)
+    assert (found.added, found.settled, found.oldest_pending_s) == (None, None, None)
+
+
+async def test_without_our_group_all_of_it_waits(each: RedisClient, each_server: Server) -> None:
+    await send(each, 1, 2, 3)
+    assert (await status(each, each_server)).lag == 3
+    await make_group(each, "another")
+    await read_as(each, "somebody", group="another")
+    found = await status(each, each_server)
+    assert (found.lag, found.pending, found.consumers) == (3, 0, 0)
+
+
+async def test_what_waits_is_counted_where_the_server_has_lost_count(
+    each: RedisClient, each_server: Server
+) -> None:
+    await make_group(each)
+    ids = await send(each, *range(10))
+    await read_as(each, "me", count=4)
+    await each.execute_command("XDEL", STREAM, ids[7])
+    found = await status(each, each_server)
+    assert (found.length, found.lag, found.pending, found.consumers) == (9, 5, 4, 1)
+    assert found.oldest_pending_s is not None
+    assert found.oldest_pending_s >= 0
+    await each.execute_command("XACK", STREAM, GROUP, *ids)
+    assert (await status(each, each_server)).oldest_pending_s is None
+
+
+async def test_a_key_of_another_kind_is_an_error(each: RedisClient, each_server: Server) -> None:
+    await each.execute_command("SET", STREAM, "text")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await status(each, each_server)
