@@ -191,6 +191,13 @@ def manifest(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "manifest")
 
 
+@nox.session(default=False)
+def golden(session: nox.Session) -> None:
+    """Keep what the release leaves in Redis, for later ones to read: nox -s golden -- VERSION."""
+    install(session, "test")
+    session.run("python", "tests/updates/golden.py", *session.posargs)
+
+
 @nox.session
 def release(session: nox.Session) -> None:
     """Check that the commit can be released, and print the commands that tag it."""
@@ -198,6 +205,20 @@ def release(session: nox.Session) -> None:
     session.run("python", "tests/updates/releases.py", "check")
     session.run("pytest", env=show_pyenv_pythons())
     session.run("python", "tests/updates/releases.py", "commands")
+
+
+@nox.session(default=False)
+def promtool(session: nox.Session) -> None:
+    """Test the alert rules with promtool, from Debian's prometheus package. Needs apt."""
+    install(session, "test")
+    with tempfile.TemporaryDirectory() as folder:
+        with session.chdir(folder):
+            session.run("apt-get", "download", "prometheus", external=True)
+            (package,) = Path(folder).glob("prometheus_*.deb")
+            # Unpacked, not installed: no service is wanted here.
+            session.run("dpkg", "-x", str(package), folder, external=True)
+        path = os.pathsep.join((f"{folder}/usr/bin", os.environ["PATH"]))
+        session.run("pytest", "tests/telemetry/test_rules.py", *session.posargs, env={"PATH": path})
 
 
 @nox.session

@@ -15,6 +15,7 @@ from workerbase.retry import RetryPolicy
 # name, as written in the environment, as read, something wrong
 KNOBS: list[tuple[str, str, object, str]] = [
     ("redis_dsn", "redis://h:1/2", SecretStr("redis://h:1/2"), "http://h"),
+    ("max_payload", "2000", 2_000, "0"),
     ("queue_name", "mail", "mail", ""),
     ("max_jobs", "7", 7, "0"),
     ("job_timeout", "1.5", 1.5, "0"),

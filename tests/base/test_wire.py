@@ -176,6 +176,34 @@ def test_json_that_is_no_object_is_refused(data: bytes) -> None:
         wire.loads(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"__type__": "timedelta", "v": "1e999990"},  # a minute of work, if it were read
+        {"__type__": "timedelta", "v": "-1e999990"},
+        {"__type__": "timedelta", "v": "1e99999999999"},
+        {"__type__": "timedelta", "v": "NaN"},
+        {"__type__": "timedelta", "v": "86399999999999.9999991"},
+        {"__type__": "builtins.eval", "v": "1"},
+        {"__type__": "uuid", "v": ["x"]},
+    ],
+)
+def test_a_tagged_value_that_cannot_be_one_is_refused(data: object) -> None:
+    with pytest.raises(PayloadError):
+        wire.loads(json.dumps({"a": data}).encode())
+
+
+@pytest.mark.parametrize("data", ["[" * 100_000 + "]" * 100_000, "9" * 5_000])
+def test_json_that_is_made_to_be_hard_is_refused(data: str) -> None:
+    with pytest.raises(PayloadError):
+        wire.loads(f'{{"a": {data}}}'.encode())
+
+
+@pytest.mark.parametrize("value", [timedelta.max, timedelta.min])
+def test_the_longest_times_survive(value: timedelta) -> None:
+    assert wire.loads(wire.dumps({"a": value})) == {"a": value}
+
+
 def test_a_dict_that_only_resembles_a_tagged_value_is_left_alone() -> None:
     job = {"a": {"__type__": "datetime"}, "b": {"v": 1}, "c": {"__type__": "x", "v": 1, "w": 2}}
     assert wire.loads(json.dumps(job).encode()) == job

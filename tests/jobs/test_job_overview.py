@@ -11,7 +11,7 @@ from jobkit import client_of, until, working
 from workerbase import wire
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
-from workerbase.overview import PLAIN_ARQ, overview
+from workerbase.telemetry.overview import PLAIN_ARQ, overview
 from workerbase.types import Ctx
 
 ConfigFor = Callable[..., WorkerConfig]

@@ -1,7 +1,6 @@
 """The worker in arq's place, its hooks, and loops that Redis fails."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -150,8 +149,16 @@ async def test_results_are_kept_as_long_as_the_function_says(config: WorkerConfi
             assert await client.ttl(f"arq:result:{enqueued.job_id}") == pytest.approx(ttl, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("level", "log_results", "shows"),
+    [("INFO", False, False), ("INFO", True, True), ("DEBUG", False, True)],
+)
 async def test_the_log_tells_what_runs_and_what_came_of_it(
-    config: WorkerConfig, caplog: pytest.LogCaptureFixture
+    config: WorkerConfig,
+    caplog: pytest.LogCaptureFixture,
+    level: str,
+    log_results: bool,
+    shows: bool,
 ) -> None:
     @task(backoff=0.0)
     async def job(ctx: Ctx, number: int) -> str:
@@ -160,14 +167,15 @@ async def test_the_log_tells_what_runs_and_what_came_of_it(
         return "fine"
 
     job.name = "job"
-    caplog.set_level(logging.INFO)
+    caplog.set_level(level, logger="workerbase")
     async with client_of(config) as client:
         await client.enqueue_job("job", 7, _job_id="id")
         await client.zadd(QUEUE, {"id": datetime.now(UTC).timestamp() * 1000 // 1 - 2_000})
-        await burst(config, job)
+        await burst(config, job, **({"log_results": True} if log_results else {}))
+    arguments, result = ("7", "'fine'") if shows else ("…", "")
     for line in (
-        "→ id:job(7) delayed=2", "↻ id:job failed, ValueError: first, retry in 0.00s",
-        "→ id:job(7) try=2", "← id:job ● 'fine'",
+        f"→ id:job({arguments}) delayed=2", "↻ id:job failed, ValueError: first, retry in 0.00s",
+        f"→ id:job({arguments}) try=2", f"← id:job ● {result}\n",
     ):  # fmt: skip
         assert line in caplog.text
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from processkit import Project
 from workerbase.cli import make_cli
 from workerbase.devtools.server import Server
+from workerbase.telemetry.watch import status
 
 
 @pytest.fixture
@@ -36,5 +37,6 @@ def in_process(
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "tinyworker.worker", raising=False)
     main = make_cli("tinyworker.worker:WorkerSettings")
+    main.add_command(status)
     yield lambda *arguments: CliRunner().invoke(main, arguments)
     sys.modules.pop("tinyworker.worker", None)

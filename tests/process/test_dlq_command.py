@@ -5,6 +5,7 @@ import signal
 import time
 from typing import Any
 
+import pytest
 from processkit import Project, until
 
 MANY = 20_000
@@ -203,3 +204,19 @@ def test_a_job_that_the_worker_cannot_read_is_left_and_told(project: Project) ->
     assert done.returncode == 0
     assert "0 replayed\n1 left: the worker's job_deserializer cannot read them\n" in done.stdout
     assert project.redis.xlen("arq:queue:dlq") == 1
+
+
+@pytest.mark.parametrize("command", [("dlq", "ls"), ("dlq", "show"), ("dlq", "show", "--json")])
+def test_a_payload_cannot_command_the_terminal_of_who_looks_at_it(
+    in_process: Any, project: Project, command: tuple[str, ...]
+) -> None:
+    hostile = "\x1b]52;c;cm0gLXJmIC8=\x07 \x9b31m \x1b[2J\r"
+    fields = {"type": hostile, "data": hostile, "_error": hostile, "_traceback": hostile}
+    project.redis.xadd("orders:dlq", fields)
+
+    told = in_process(*command).output
+
+    assert "52;c;" in told
+    assert not set(told) & {"\x1b", "\x07", "\x9b", "\r"}
+    if "--json" in command:
+        assert json.loads(told)[0]["data"] == hostile

@@ -19,10 +19,10 @@ import pytest
 from processkit import PATIENCE_S, Project
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
-from workerbase.cli.watch import View, repeat, share, spark, step
 from workerbase.dlq import Group
-from workerbase.overview import DeadLetters, Due, InFlight, Later, Overview, Worker
 from workerbase.status import QueueStatus, Status, StreamStatus
+from workerbase.telemetry.overview import DeadLetters, Due, InFlight, Later, Overview, Worker
+from workerbase.telemetry.watch import View, repeat, share, spark, step
 
 SIZES = [(80, 24), (160, 50)]
 LONG = "x" * 300

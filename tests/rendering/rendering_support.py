@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 """Where the programs of the test environment are, on the PATH or not."""
 
-Answers: TypeAlias = dict[str, str]
+Answer: TypeAlias = str | bool
+Answers: TypeAlias = dict[str, Answer]
 Tree: TypeAlias = dict[str, bytes]
 
 COPIER: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
@@ -34,10 +35,13 @@ UNUSUAL = {
 """For each question with a free answer, one that is as long and as strange as is allowed."""
 
 
-def values_of_each_question() -> dict[str, list[str | None]]:
+def values_of_each_question() -> dict[str, list[Answer | None]]:
     """Return the values worth a try, the default first; ``None`` is a free question's default."""
-    values: dict[str, list[str | None]] = {}
+    values: dict[str, list[Answer | None]] = {}
     for name, question in QUESTIONS.items():
+        if question["type"] == "bool":
+            values[name] = [False, True]
+            continue
         if "choices" not in question:
             values[name] = [None, UNUSUAL[name]]
             continue
@@ -47,7 +51,7 @@ def values_of_each_question() -> dict[str, list[str | None]]:
     return values
 
 
-def only_given(row: Mapping[str, str | None]) -> Answers:
+def only_given(row: Mapping[str, Answer | None]) -> Answers:
     """Leave the defaults out."""
     return {name: value for name, value in row.items() if value is not None}
 
@@ -66,18 +70,35 @@ def pairwise() -> Iterator[Answers]:
 
 
 def all_choices() -> Iterator[Answers]:
-    """Yield every combination of the choices, once with default and once with strange texts."""
+    """Yield every combination of the choices, once with default and once with strange texts.
+
+    The combinations of options take turns, so that each meets both kinds of texts.
+    """
     values = values_of_each_question()
-    choices = {name: values[name] for name, question in QUESTIONS.items() if "choices" in question}
-    for row in itertools.product(*choices.values()):
-        chosen = only_given(dict(zip(choices, row, strict=True)))
-        yield chosen
-        yield chosen | UNUSUAL
+    options = list(_product(values, "bool"))
+    for number, chosen in enumerate(_product(values, "choices")):
+        yield chosen | options[number % len(options)]
+        yield chosen | options[(number + 1) % len(options)] | UNUSUAL
+
+
+def _product(values: Mapping[str, list[Answer | None]], kind: str) -> Iterator[Answers]:
+    names = [name for name in values if kind_of(name) == kind]
+    for row in itertools.product(*(values[name] for name in names)):
+        yield only_given(dict(zip(names, row, strict=True)))
+
+
+def kind_of(name: str) -> str:
+    """Tell a question with choices, a yes or no (bool), and one whose answer is free."""
+    question = QUESTIONS[name]
+    if "choices" in question:
+        return "choices"
+    return "bool" if question["type"] == "bool" else "free"
 
 
 def describe(answers: Answers) -> str:
     """Name a row in the output of pytest."""
-    return "-".join(v if "choices" in QUESTIONS[n] else n for n, v in answers.items()) or "defaults"
+    shown = (str(v) if kind_of(n) == "choices" else n for n, v in answers.items() if v is not False)
+    return "-".join(shown) or "defaults"
 
 
 def files(project: Path) -> Tree:

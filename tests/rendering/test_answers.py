@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from pytest_copier.plugin import CopierFixture
-from rendering_support import COPIER, QUESTIONS, TOOLS, UNUSUAL, environment, tool, try_tool
+from rendering_support import (
+    COPIER,
+    QUESTIONS,
+    TOOLS,
+    UNUSUAL,
+    environment,
+    kind_of,
+    tool,
+    try_tool,
+)
 
 REFUSED = [
     ("package_name", "class", "is a word of Python's own; for example: class_worker"),
@@ -85,15 +94,15 @@ def test_every_question_has_help_and_a_default_and_is_checked() -> None:
     for name, question in QUESTIONS.items():
         assert question["help"].strip(), name
         assert "default" in question, name
-        assert ("choices" in question) or question["validator"].strip(), name
+        assert kind_of(name) != "free" or question["validator"].strip(), name
 
 
 def test_few_questions_are_asked() -> None:
-    assert len(QUESTIONS) <= 8
+    assert len(QUESTIONS) <= 10
 
 
 def test_each_free_question_has_an_unusual_answer_to_try() -> None:
-    assert set(UNUSUAL) == {name for name, q in QUESTIONS.items() if "choices" not in q}
+    assert set(UNUSUAL) == {name for name in QUESTIONS if kind_of(name) == "free"}
 
 
 def refused(name: str) -> set[str]:
@@ -140,7 +149,8 @@ def test_the_words_of_python_are_refused() -> None:
 
 
 def test_what_the_worker_installs_is_refused(copier: CopierFixture, tmp_path: Path) -> None:
-    project = copier.copy(tmp_path / "project", package_name="the_project_itself").path
+    options = {name: True for name in QUESTIONS if kind_of(name) == "bool"}
+    project = copier.copy(tmp_path / "project", package_name="the_project_itself", **options).path
     tool("uv", "sync", "--quiet", cwd=project)
     python = project / ".venv" / "bin" / "python"
     code = (
@@ -155,4 +165,4 @@ def test_what_the_worker_installs_is_refused(copier: CopierFixture, tmp_path: Pa
 
     lists = refused("taken") | refused("stdlib") | refused("keywords")
     assert usable(names) - lists == {"the_project_itself"}
-    assert {"arq", "redis", "pydantic_core", "pytest"} <= names
+    assert {"arq", "redis", "pydantic_core", "prometheus_client", "pytest", "yaml"} <= names

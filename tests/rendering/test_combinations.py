@@ -20,6 +20,7 @@ from rendering_support import (
     all_choices,
     describe,
     files,
+    kind_of,
     only_given,
     pairwise,
     tool,
@@ -37,6 +38,9 @@ SCHEMAS = {
 }
 """Published schemas, as check-jsonschema brings them along."""
 
+TESTED_BY_TELEMETRY = ("deploy/grafana/", "deploy/prometheus/")
+"""Has no published schema; tests/telemetry compares it with what a worker exports."""
+
 BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
 
 WHO_READS = {
@@ -50,10 +54,13 @@ WHO_READS = {
     ".gitignore": "git",
     ".pre-commit-config.yaml": "pre-commit",
     "CHANGELOG.md": "people",
+    "deploy/grafana/*.json": "Grafana",
+    "deploy/prometheus/*.yml": "Prometheus",
     "Dockerfile": "docker",
     "LICENSE": "people",
     "README.md": "people",
     "compose*.yaml": "docker compose",
+    "deploy/kubernetes/*/kustomization.yaml": "kubectl",
     "pyproject.toml": "uv",
     "renovate.json": "Renovate",
     "src/*/py.typed": "type checkers",
@@ -94,6 +101,9 @@ def test_nothing_of_jinja_is_left(projects: dict[str, tuple[Answers, Path]]) -> 
         if "/workerbase/" in path:  # plain files, where Python's own braces are welcome
             assert text == (BASE / path.partition("/workerbase/")[2]).read_text("utf-8")
             continue
+        if path.startswith(TESTED_BY_TELEMETRY):  # and those of Prometheus and Grafana
+            assert text == (ROOT / "template" / path).read_text("utf-8")
+            continue
         # GitHub's own expressions look alike.
         own = re.sub(r"\$\{\{ (github|matrix|secrets|steps)\.[^{}]* \}\}", "", text)
         assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|#\}", own + path), (project, path)
@@ -116,21 +126,48 @@ def test_every_answer_is_in_the_answers_file(projects: dict[str, tuple[Answers, 
 
 
 def test_every_answer_makes_a_difference(copier: CopierFixture, tmp_path: Path) -> None:
-    default = files(copier.copy(tmp_path / "default").path)
-    del default[".copier-answers.yml"]
+    def rendered(answers: Answers) -> Tree:
+        project = files(copier.copy(tmp_path / str(len([*tmp_path.iterdir()])), **answers).path)
+        del project[".copier-answers.yml"]
+        return project
+
+    # An option may have its place in the files of another one.
+    options: Answers = {name: True for name in QUESTIONS if kind_of(name) == "bool"}
+    default, full = rendered({}), rendered(options)
     for name, values in values_of_each_question().items():
         for value in values[1:]:
             answers = only_given({name: value})
-            project = files(copier.copy(tmp_path / f"{name}-{value}"[:30], **answers).path)
-            del project[".copier-answers.yml"]
+            without = options | {name: False}
+            alone = rendered(answers) != default
 
-            assert project != default, answers
+            assert alone or (name in options and rendered(without) != full), answers
 
 
 def test_choices_add_and_remove_whole_files(projects: dict[str, tuple[Answers, Path]]) -> None:
     for answers, project in projects.values():
         assert (project / "LICENSE").exists() is (answers["license"] != "Proprietary")
         assert (project / ".github").exists() is (answers["ci"] == "github")
+        assert (project / "deploy" / "kubernetes").exists() is answers["kubernetes"]
+        assert (project / "tests" / "test_kubernetes.py").exists() is answers["kubernetes"]
+        monitor = project / "deploy" / "kubernetes" / "base" / "service-monitor.yaml"
+        assert monitor.exists() is (answers["kubernetes"] and answers["telemetry"])
+        for name in (
+            "src/*/workerbase/telemetry",
+            "deploy/grafana",
+            "deploy/prometheus",
+            "tests/test_metrics.py",
+        ):
+            assert any(project.glob(name)) is answers["telemetry"], name
+
+
+def test_without_telemetry_nothing_speaks_of_it(
+    projects: dict[str, tuple[Answers, Path]],
+) -> None:
+    for answers, project in projects.values():
+        if not answers["telemetry"]:
+            for path, content in files(project).items():
+                if path.startswith(("src/", "pyproject", ".env")) and "/workerbase/" not in path:
+                    assert not re.search(rb"telemetry|(?i:prometheus)|metrics", content), path
 
 
 def matching(projects: dict[str, tuple[Answers, Path]], pattern: str) -> list[Path]:
@@ -142,6 +179,13 @@ def test_files_fit_their_published_schemas(projects: dict[str, tuple[Answers, Pa
         chosen = [*matching(projects, pattern), *ROOT.glob(pattern)]
         for schema in schemas if chosen else ():
             tool("check-jsonschema", "--builtin-schema", schema, *chosen)
+
+
+def test_zizmor_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) -> None:
+    found = [*matching(projects, ".github/*.yml"), *ROOT.glob(".github/*.yml")]
+    found += ROOT.glob(".github/workflows/*.yml")
+
+    tool("zizmor", "--offline", "--no-progress", "--persona=pedantic", *found)
 
 
 def test_pyproject_fits_its_schema(projects: dict[str, tuple[Answers, Path]]) -> None:
@@ -157,9 +201,17 @@ def test_hadolint_accepts_the_dockerfile(projects: dict[str, tuple[Answers, Path
 
 
 def test_no_data_file_is_without_a_check(projects: dict[str, tuple[Answers, Path]]) -> None:
-    checked = [*SCHEMAS, "pyproject.toml", ".pre-commit-config.yaml", ".copier-answers.yml"]
+    checked = [
+        *SCHEMAS,
+        "pyproject.toml",
+        ".pre-commit-config.yaml",
+        ".copier-answers.yml",
+        "deploy/kubernetes/*.yaml",  # in test_kubernetes
+    ]
     for project, path, _ in all_files(projects):
-        if path.endswith((".yml", ".yaml", ".toml", ".json", ".json5")):
+        if path.endswith((".yml", ".yaml", ".toml", ".json", ".json5")) and not path.startswith(
+            TESTED_BY_TELEMETRY
+        ):
             assert any(fnmatch(path, pattern) for pattern in checked), (project, path)
 
 
@@ -184,9 +236,10 @@ def test_each_dependency_is_used_and_declared(projects: dict[str, tuple[Answers,
         tool("deptry", "src", "--per-rule-ignores", allowed, cwd=project)
         code = "".join(path.read_text("utf-8") for path in project.rglob("*.py"))
         used = code + str(table["tool"]) + " pytest-asyncio" * ("asyncio_mode" in str(table))
+        used += " pyyaml types-pyyaml" * ("import yaml" in code)
         for requirement in table["dependency-groups"]["dev"]:
             name = re.split(r"[^\w-]", requirement)[0]
-            assert name in used, name
+            assert re.search(name.replace("-", "[-_.]"), used), name
     assert seen
 
 

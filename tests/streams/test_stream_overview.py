@@ -14,7 +14,7 @@ from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.errors import PermanentError
 from workerbase.events import EventContext, EventRouter
-from workerbase.overview import LOOKED_AT, SHOWN, Due, Overview, overview
+from workerbase.telemetry.overview import LOOKED_AT, SHOWN, Due, Overview, overview
 from workerbase.types import RedisClient
 
 ConfigFor = Callable[..., WorkerConfig]

@@ -35,6 +35,8 @@ class Clock:
 class FakeRedis:
     """Answers from a list; an exception in it is raised. Keeps what was sent."""
 
+    default_queue_name = "arq:queue"
+
     def __init__(self, *replies: object) -> None:
         self.replies = list(replies)
         self.sent: list[tuple[Any, ...]] = []
@@ -492,6 +494,15 @@ async def test_the_watch_asks_with_a_write_that_changes_nothing() -> None:
     assert not link.up
     watch.cancel()
     assert redis.sent[0][:3] == ("ZADD", "arq:queue", "XX")
+
+
+async def test_the_watch_writes_to_the_queue_which_is_all_that_a_user_may_write_to() -> None:
+    redis = FakeRedis()
+    redis.default_queue_name = "mail"
+    watch = asyncio.create_task(RedisLink().watch(redis, 3600.0))
+    await turn(20)
+    watch.cancel()
+    assert redis.sent[0][:3] == ("ZADD", "mail", "XX")
 
 
 # --- services

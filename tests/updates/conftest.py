@@ -74,23 +74,24 @@ class Project:
         assert f"_commit: {to}" in (self.path / ".copier-answers.yml").read_text()
         return {os.path.relpath(self.repository / name, self.path) for name in changed}
 
-    def check(self) -> None:
-        """Check what is cheap: it can be imported, lint and format are clean, nothing drifted."""
+    def check(self, *, processes: bool = False) -> None:
+        """Check lint, format, the command, that nothing drifted, and the suite.
+
+        The tests with real processes take most of its time, and run only if wanted.
+        """
         for command in (("check", "--no-cache"), ("format", "--no-cache", "--check")):
             done = run(self.path, "ruff", *command)
             assert done.returncode == 0, done.stdout + done.stderr
         done = run(self.path, f"{self.package}", "--help", PYTHONPATH=str(self.path / "src"))
         assert done.returncode == 0, done.stderr
         assert drift.find_drift(self.base) == []
+        done = self.suite(*() if processes else ("-m", "not integration"))
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def suite(self, *arguments: str) -> Done:
         """Run its own tests with the packages that are here."""
         options = ("-q", "-p", "no:cacheprovider", "-p", "no:copier", "-p", "no:randomly")
         return run(self.path, "pytest", *options, *arguments, PYTHONPATH=str(self.path / "src"))
-
-    def check_suite(self) -> None:
-        done = self.suite()
-        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")

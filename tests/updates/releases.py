@@ -105,7 +105,8 @@ def build_history(target: Path) -> Path:
         if file.is_file() and file.name != drift.MANIFEST and "answers_file" not in file.name:
             with file.open("a", encoding="utf-8") as text:
                 text.write("# of the next release\n")
-    (target / BASE / drift.MANIFEST).write_text(drift.manifest(NEXT, target / BASE))
+    for part in drift.parts(target / BASE):
+        (part / drift.MANIFEST).write_text(drift.manifest(NEXT, part))
     _tag(target, NEXT)
     return target
 
@@ -123,9 +124,10 @@ def _tag(target: Path, version: str) -> None:
 
 
 def write_manifest(root: Path = ROOT) -> None:
-    """Write the manifest of the base, with the version that CHANGELOG.md gives it."""
+    """Write the manifest of each part, with the version that CHANGELOG.md gives the base."""
     version = changelog_version((root / "CHANGELOG.md").read_text("utf-8"))
-    (root / BASE / drift.MANIFEST).write_text(drift.manifest(version, root / BASE), "utf-8")
+    for part in drift.parts(root / BASE):
+        (part / drift.MANIFEST).write_text(drift.manifest(version, part), "utf-8")
 
 
 def release_problems(root: Path = ROOT) -> list[str]:
@@ -139,11 +141,12 @@ def release_problems(root: Path = ROOT) -> list[str]:
         found.append(f"CHANGELOG.md: write the heading as ## [{version}] - YYYY-MM-DD")
     elif not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
         found.append(f"CHANGELOG.md: {version} is no version like 1.2.3 or 1.2.3rc1")
-    if (root / BASE / drift.MANIFEST).read_text("utf-8") != drift.manifest(version, root / BASE):
+    manifests = {part: drift.manifest(version, part) for part in drift.parts(root / BASE)}
+    if any((part / drift.MANIFEST).read_text("utf-8") != m for part, m in manifests.items()):
         found.append("the manifest is stale: run nox -s manifest")
     golden = Path("tests/updates/golden") / version
     if not (root / golden).is_dir():
-        found.append(f"{golden} is missing: run python tests/updates/golden.py {version}")
+        found.append(f"{golden} is missing: run nox -s golden -- {version}")
     if git(root, "status", "--porcelain"):
         found.append("the working copy is dirty: commit")
     tags = git(root, "tag", "--list", version, f"v{version}").split()

@@ -26,9 +26,12 @@ def status(project: Project, **environment: str) -> Done:
 
 def test_the_manifest_is_fresh() -> None:
     version = changelog_version((ROOT / "CHANGELOG.md").read_text())
-    written = (ROOT / BASE / drift.MANIFEST).read_text()
+    parts = drift.parts(ROOT / BASE)
 
-    assert written == drift.manifest(version, ROOT / BASE), "run nox -s manifest"
+    assert [part.name for part in parts] == ["workerbase", "telemetry"]
+    for part in parts:
+        written = (part / drift.MANIFEST).read_text()
+        assert written == drift.manifest(version, part), "run nox -s manifest"
 
 
 def test_a_fresh_project_has_not_drifted(project: Project) -> None:
@@ -66,6 +69,30 @@ def test_line_ends_are_no_edit(project: Project, change) -> None:
         file.write_bytes(change(file.read_bytes()))
 
     assert found(project) == []
+
+
+def test_a_part_that_a_project_does_not_have_is_not_missed(project: Project) -> None:
+    assert not (project.base / "telemetry").exists()
+    assert not [n for n in drift.read_manifest(project.base)[1] if n.startswith("telemetry/")]
+    assert found(project) == []
+
+
+def test_a_part_that_a_project_has_is_watched(make: Make) -> None:
+    project = make(HEAD, "telemetry=true")
+    part = project.base / "telemetry"
+    assert found(project) == []
+
+    (part / "__init__.py").write_text("x = 1\n")
+    (part / "config.py").unlink()
+    (part / "ours.py").touch()
+    assert [(file.name, file.what) for file in drift.find_drift(project.base)] == [
+        ("telemetry/__init__.py", "edited"),
+        ("telemetry/config.py", "missing"),
+        ("telemetry/ours.py", "added"),
+    ]
+
+    (part / "MANIFEST").unlink()
+    assert {file.what for file in drift.find_drift(project.base)} == {"added"}
 
 
 def test_caches_are_no_edit(project: Project) -> None:

@@ -127,7 +127,7 @@ def test_each_thing_that_does_not_agree_is_named(ready: Path) -> None:
     (ready / "CHANGELOG.md").write_text(RELEASED.replace("1.0.0", "1.1.0"))
     assert release_problems(ready) == [
         "the manifest is stale: run nox -s manifest",
-        "tests/updates/golden/1.1.0 is missing: run python tests/updates/golden.py 1.1.0",
+        "tests/updates/golden/1.1.0 is missing: run nox -s golden -- 1.1.0",
         "the working copy is dirty: commit",
     ]
 

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from updates.conftest import Make, Project
+from updates.conftest import Make, Project, run
 from updates.releases import HEAD, NEXT, ROOT, git, releases
 
 RELEASES = list(releases())
 # A shallow clone may have no earlier release; then the working copy is the earlier one.
 PAIRS = [(version, HEAD) for version in RELEASES] or [(HEAD, NEXT)]
 LONGEST = {PAIRS[0], PAIRS[-1]}
-"""The whole generated suite runs for the oldest and the newest release."""
+"""After each update the generated suite runs; for the oldest and the newest release, sometimes
+also its tests with real processes."""
 
 every_release = pytest.mark.parametrize(("old", "new"), PAIRS)
 
@@ -51,23 +52,17 @@ def test_an_untouched_project_becomes_what_a_fresh_one_would_be(
         name = file.relative_to(fresh).as_posix()
         if file.is_file() and not is_own(name):
             assert (project.path / name).read_bytes() == file.read_bytes(), name
-    project.check()
-    if (old, new) in LONGEST:
-        project.check_suite()
+    project.check(processes=(old, new) in LONGEST)
 
 
 @every_release
 def test_edits_of_its_own_files_stay(make: Make, old: str, new: str) -> None:
     project = make(old)
-    edited: dict[str, str] = {}
     for name in own_files(project):
-        file = project.path / name
-        edited[name] = (
-            file.read_text()
-            + "\n# ours\n" * name.endswith(".py")
-            + "\n" * (not name.endswith(".py"))
-        )
-        file.write_text(edited[name])
+        with (project.path / name).open("a") as file:
+            file.write("OURS = 1\n" if name.endswith(".py") else "\n")
+    assert run(project.path, "ruff", "format", "--no-cache").returncode == 0
+    edited = {name: (project.path / name).read_text() for name in own_files(project)}
     project.commit()
 
     changed = project.update(new)
@@ -75,16 +70,17 @@ def test_edits_of_its_own_files_stay(make: Make, old: str, new: str) -> None:
     assert edited
     assert {n: (project.path / n).read_text() for n in edited} == edited
     assert not changed & set(edited)
-    if (old, new) in LONGEST:
-        project.check_suite()
+    project.check(processes=(old, new) in LONGEST)
 
 
 @every_release
 def test_changed_answers_are_taken(make: Make, old: str, new: str) -> None:
     project = make(old)
+    answers = ("-d", "description=Sends letters.", "-d", "ci=none", "-d", "author_name=Me")
 
-    project.update(new, "-d", "description=Sends letters.", "-d", "ci=none", "-d", "author_name=Me")
+    changed = project.update(new, *answers)
 
+    assert not [name for name in changed if is_own(name)]
     pyproject = (project.path / "pyproject.toml").read_text()
     assert 'description = "Sends letters."' in pyproject
     assert 'authors = [{ name = "Me" }]' in pyproject
@@ -104,8 +100,9 @@ def test_a_drifted_base_file_is_merged_and_named_by_the_suite(
     project.update(new)
 
     assert "class OurError" in file.read_text()
-    done = project.suite("tests/test_base.py")
+    done = project.suite("-m", "not integration")
     assert done.returncode == 1
+    assert "1 failed" in done.stdout
     assert "workerbase/errors.py is edited." in done.stdout
     assert "subclass these errors instead." in done.stdout
 
@@ -119,9 +116,8 @@ def test_a_project_with_other_answers_is_updated(make: Make, old: str, new: str)
 
     assert project.package == "letter_box"
     assert not any(name.startswith((".github", "LICENSE")) for name in changed)
-    project.check()
-    if (old, new) in LONGEST:
-        project.check_suite()
+    assert not [n for n in changed if is_own(n.replace("letter_box", "my_worker"))]
+    project.check(processes=(old, new) in LONGEST)
 
 
 @every_release

@@ -3,7 +3,7 @@
 
 import difflib
 import os
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 from arq.connections import RedisSettings
@@ -11,8 +11,10 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from . import renames
 from .connect import RedisLocation, arq_settings
 from .errors import ConfigError
+from .jobqueue import MAX_PAYLOAD
 from .retry import ErrorTypes, RetryPolicy
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -30,11 +32,8 @@ def health_path() -> str:
     return os.environ.get(name) or dotenv_values(".env").get(name) or DEFAULT_HEALTH_FILE
 
 
-class WorkerConfig(BaseSettings):
-    """Settings of one worker process; durations are in seconds.
-
-    Call `load` to get an error that names the variables; subclass to add settings of your own.
-    """
+class Environment(BaseSettings):
+    """How settings are read; a part that not every project has brings a group of its own."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -46,9 +45,56 @@ class WorkerConfig(BaseSettings):
         validate_default=True,
     )
 
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and ``.env``.
+
+        Raises:
+            ConfigError: names every variable that is wrong; values are not repeated, because
+                they may be secrets.
+        """
+        try:
+            return cls()
+        except ValidationError as exc:
+            prefix = str(cls.model_config.get("env_prefix", ""))
+            lines = [
+                f"  {prefix}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+                if problem["loc"]
+                else f"  {problem['msg']}"
+                for problem in exc.errors(include_url=False, include_input=False)
+            ]
+            raise ConfigError("the configuration is invalid:\n" + "\n".join(lines)) from None
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        groups = (cls, *Environment.__subclasses__())
+        known = {name.upper() for group in groups for name in group.model_fields}
+        found: list[str] = []
+        for name in sorted({*os.environ, *dotenv_values(".env")}):
+            rest = name.upper().removeprefix(prefix)
+            mine = name.upper().startswith(prefix) and rest.lower() not in renames.SETTINGS
+            if mine and rest not in known:
+                near = difflib.get_close_matches(rest, known, 1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                found.append(f"{name} is no setting{hint}")
+        return found
+
+
+class WorkerConfig(Environment):
+    """Settings of one worker process; durations are in seconds.
+
+    Call `load` to get an error that names the variables; subclass to add settings of your own.
+    """
+
     redis_dsn: SecretStr = SecretStr("redis://localhost:6379/0")
     """``redis[s]://user:password@host:port/db``, ``unix:///path?db=0`` or
     ``redis[s]+sentinel://user:password@host:26379,host2:26379/db?master=mymaster``."""
+
+    max_payload: int = Field(default=MAX_PAYLOAD, ge=1)
+    """Bytes; a larger event or job is refused by whoever sends it, before Redis sees it. What
+    others send is handled whatever its size."""
 
     queue_name: str = Field(default="arq:queue", min_length=1)
     """The arq queue of jobs."""
@@ -100,6 +146,33 @@ class WorkerConfig(BaseSettings):
     """How often the heartbeat is written; after four missed ones the worker counts as stuck."""
     log_level: str = Field(default="INFO", pattern="^(?i:debug|info|warning|error|critical)$")
 
+    if not TYPE_CHECKING:  # type checkers are to know only the names of today
+
+        def __init__(self, **values: Any) -> None:
+            former = renames.from_environment(str(self.model_config.get("env_prefix", "")))
+            super().__init__(**former | renames.today(values, self._spell))
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in renames.SETTINGS:
+                return super().__getattr__(name)
+            return getattr(self, renames.tell(name, self._spell))
+
+    @classmethod
+    def _spell(cls, name: str) -> str:
+        return f"{cls.__name__}.{name}"
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the project's defaults of renamed settings to the fields of today."""
+        super().__pydantic_init_subclass__(**kwargs)
+        fields = cls.model_fields
+        for old in renames.SETTINGS.keys() & fields.keys():
+            field = fields.pop(old)
+            # In a subclass of a subclass it is an empty shell: the parent has dealt with it.
+            if not field.is_required():
+                fields[renames.tell(old, cls._spell)] = field
+            cls.model_rebuild(force=True)
+
     @field_validator("redis_dsn")
     @classmethod
     def _check_dsn(cls, value: SecretStr) -> SecretStr:
@@ -124,40 +197,6 @@ class WorkerConfig(BaseSettings):
             msg = f"must not be less than retry_backoff ({least:g} s)"
             raise ValueError(msg)
         return value
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment and ``.env``.
-
-        Raises:
-            ConfigError: names every variable that is wrong; values are not repeated, because
-                they may be secrets.
-        """
-        try:
-            return cls()
-        except ValidationError as exc:
-            prefix = str(cls.model_config.get("env_prefix", ""))
-            lines = [
-                f"  {prefix}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
-                if problem["loc"]
-                else f"  {problem['msg']}"
-                for problem in exc.errors(include_url=False, include_input=False)
-            ]
-            raise ConfigError("the configuration is invalid:\n" + "\n".join(lines)) from None
-
-    @classmethod
-    def unknown_variables(cls) -> list[str]:
-        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
-        prefix = str(cls.model_config.get("env_prefix", ""))
-        known = {name.upper() for name in cls.model_fields}
-        found: list[str] = []
-        for name in sorted({*os.environ, *dotenv_values(".env")}):
-            rest = name.upper().removeprefix(prefix)
-            if name.upper().startswith(prefix) and rest not in known:
-                near = difflib.get_close_matches(rest, known, 1)
-                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-                found.append(f"{name} is no setting{hint}")
-        return found
 
     @property
     def location(self) -> RedisLocation:

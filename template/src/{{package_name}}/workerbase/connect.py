@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
 from . import wire
-from .jobqueue import QueueClient
+from .jobqueue import MAX_PAYLOAD, QueueClient
 from .types import RedisClient
 
 CONNECT_TIMEOUT_S = 1
@@ -137,10 +137,13 @@ def _client(location: RedisLocation, redis_class: Any, retry: Any, sentinel: Any
     )
 
 
-def connect(location: RedisLocation, queue_name: str = "arq:queue") -> QueueClient:
+def connect(
+    location: RedisLocation, queue_name: str = "arq:queue", max_payload: int = MAX_PAYLOAD
+) -> QueueClient:
     """Make a client for ``location``; it connects when first used and again after an outage."""
     client: QueueClient = _client(location, QueueClient, Retry, Sentinel, _SentinelPool)
     client.default_queue_name = queue_name
+    client.max_payload = max_payload
     client.job_serializer = wire.dumps
     client.job_deserializer = wire.loads
     return client

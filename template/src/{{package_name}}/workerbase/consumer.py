@@ -15,12 +15,11 @@ from collections import Counter
 from typing import Any
 from uuid import uuid4
 
-from redis.exceptions import ResponseError
-
 from .buffer import Buffer
 from .config import WorkerConfig
 from .connect import OUTAGE_ERRORS
 from .events import EventRouter
+from .groups import ensure_group
 from .handling import Handling, Slot
 from .health import Vitals
 from .janitor import Janitor
@@ -31,7 +30,7 @@ from .monitor import Monitors, Outcome
 from .retry import RetryPolicy
 from .services import Services
 from .settle import Settler
-from .types import Ctx, EntryId, RedisClient, StreamName
+from .types import Ctx, EntryId, RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -209,19 +208,9 @@ class Consumer:
         """
         for stream in self._router.streams:
             try:
-                await self._ensure_group(stream)
+                await ensure_group(self._redis, stream, self._config.consumer_group)
             except OUTAGE_ERRORS as exc:
                 await self._link.wait_after(exc, f"creating the consumer group of {stream}")
-
-    async def _ensure_group(self, stream: StreamName) -> None:
-        try:
-            # From "0", not "$": what was published before the first start is work, too.
-            await self._redis.execute_command(
-                "XGROUP", "CREATE", stream, self._config.consumer_group, "0", "MKSTREAM"
-            )
-        except ResponseError as exc:
-            if "BUSYGROUP" not in str(exc):
-                raise
 
     # --- reading
 

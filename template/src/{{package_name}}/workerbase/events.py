@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from . import propagation
 from .deadletter import MAX_DIGITS
 from .errors import InvalidEventError, RegistrationError, UnknownEventError
 from .keys import check_stream_name
@@ -217,8 +218,11 @@ class Head:
 
 def payload_of(event: Event) -> Payload:
     """Return the fields under which ``event`` is published; each call makes a new message."""
-    return {
+    payload = {
         TYPE: event.event_type,
         DATA: event.model_dump_json(),
         ID: uuid4().hex,
     }
+    if trace := propagation.traceparent():
+        payload[propagation.FIELD] = trace
+    return payload

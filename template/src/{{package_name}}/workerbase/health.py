@@ -74,6 +74,11 @@ class Heartbeat:
         """Include what ``source`` says in every beat."""
         self._sources.append(source)
 
+    def tell(self, **facts: object) -> None:
+        """Write ``facts`` into the file, too, for people and tools; the probe ignores them."""
+        self._process |= facts
+        self._wake.set()
+
     def start(self, redis: RedisClient | None = None) -> None:
         """Beat now and then every interval; harmless if it beats already.
 

@@ -12,7 +12,7 @@ from arq.constants import expires_extra_ms, job_key_prefix, result_key_prefix, r
 from arq.jobs import Job, serialize_job
 from arq.utils import timestamp_ms, to_ms
 
-from . import keys, lease, scripts, wire
+from . import keys, lease, propagation, scripts, wire
 from .types import Call, RedisArg, RedisClient
 
 Duration: TypeAlias = float | timedelta
@@ -20,6 +20,8 @@ Duration: TypeAlias = float | timedelta
 
 TRIES_TTL_MS = 88_400_000
 """How long arq remembers the tries of a job, in milliseconds."""
+MAX_PAYLOAD = 1_048_576
+"""What a job or event may have unless WORKER_MAX_PAYLOAD says otherwise, in bytes."""
 BATCH = 1_000
 """So many jobs fit into one script: Lua can unpack no more than 8,000 values."""
 SUSPECT_TRY = 3
@@ -190,11 +192,17 @@ class JobQueue:
 class QueueClient(ArqRedis):
     """arq's client, with an ``enqueue_job`` of one round trip that wakes an idle worker."""
 
+    max_payload: int = MAX_PAYLOAD
+    """Larger jobs, and events that are published over this client, are refused; in bytes."""
+
     async def enqueue_job(self, function: str | Call, *args: Any, **kwargs: Any) -> Job | None:
         """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
 
         Returns:
             The job, or None if a job with this ``_job_id`` exists.
+
+        Raises:
+            PayloadError: it is larger than `max_payload`.
         """
         new = self.new_job(function, *args, **kwargs)
         if not await scripts.enqueue(self, new.keys, new.args):
@@ -216,7 +224,8 @@ class QueueClient(ArqRedis):
         """Write a job for this client's queue."""
         kwargs.setdefault("_queue_name", self.default_queue_name)
         kwargs.setdefault("_expires_extra_ms", self.expires_extra_ms)
-        return NewJob.of(function, *args, serializer=self.job_serializer, **kwargs)
+        most, serializer = self.max_payload, self.job_serializer
+        return NewJob.of(function, *args, serializer=serializer, max_payload=most, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +244,7 @@ class NewJob:
         /,
         *args: object,
         serializer: Any = wire.dumps,
+        max_payload: int,
         _queue_name: str,
         _job_id: str | None = None,
         _defer_until: datetime | None = None,
@@ -249,6 +259,7 @@ class NewJob:
         Raises:
             RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
             arq.jobs.SerializationError: an argument cannot be serialized.
+            PayloadError: the job has more than ``max_payload`` bytes.
         """
         if isinstance(function, Call):
             args, kwargs = function.args, dict(function.kwargs)
@@ -262,7 +273,9 @@ class NewJob:
             due = int(_defer_until.timestamp() * 1000)
         expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
         job_id = _job_id or uuid4().hex
-        job = serialize_job(function, args, kwargs, _job_try, now, serializer=serializer)
+        write = propagation.with_trace(serializer)
+        job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
+        wire.check_size(f"job {function}", [job], max_payload)
         return cls(
             job_id,
             _queue_name,

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -91,7 +92,7 @@ class JobRunner(Worker):
             "score": int(attempt.claim.score),
         }
         await self._hook("on_job_start", attempt)
-        attempt.start_ms = timestamp_ms()
+        attempt.start_ms, began = timestamp_ms(), time.monotonic()
         timeout = self.job_timeout_s if function.timeout_s is None else function.timeout_s
         try:
             self._log_start(attempt)
@@ -105,7 +106,7 @@ class JobRunner(Worker):
         else:
             self.jobs_complete += 1
             logger.info("%6.2fs ← %s ● %s", attempt.seconds(attempt.start_ms), attempt.ref, shown)
-        attempt.ran_seconds = attempt.seconds(attempt.start_ms)
+        attempt.ran_seconds = time.monotonic() - began
         self.job_tasks.pop(attempt.claim.job_id, None)
         await self._hook("on_job_end", attempt)
 
@@ -118,8 +119,12 @@ class JobRunner(Worker):
         with self._monitors.running(attempt.work(self.queue_name)):
             return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
+    def _shows_data(self) -> bool:
+        """Whether arguments and results may be in the log: `log_results`, or level DEBUG."""
+        return self.log_results or logger.isEnabledFor(logging.DEBUG)
+
     def _shown(self, result: object) -> str:
-        if result is None or not self.log_results or not logger.isEnabledFor(logging.INFO):
+        if result is None or not self._shows_data() or not logger.isEnabledFor(logging.INFO):
             return ""
         return truncate(repr(result))
 
@@ -172,7 +177,10 @@ class JobRunner(Worker):
         late = (attempt.start_ms - attempt.claim.score) / 1000
         if late > 1.2:  # noqa: PLR2004 - arq's
             extra += f" delayed={late:0.2f}s"
-        arguments = args_to_string(attempt.args, attempt.kwargs)
+        arguments = ""
+        if attempt.args or attempt.kwargs:
+            shown = self._shows_data()
+            arguments = args_to_string(attempt.args, attempt.kwargs) if shown else "…"
         waited = attempt.seconds(attempt.enqueue_ms)
         logger.info("%6.2fs → %s(%s)%s", waited, attempt.ref, arguments, extra)
 

@@ -26,9 +26,6 @@ Longer than `MAX_DELAY_S`: what was refused is tried again before."""
 LOG_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 2.0
 
-_WRITE_CHECK = ("ZADD", default_queue_name, "XX", 0, "")
-"""Changes nothing, and is refused where a write would be; PING is answered even then."""
-
 
 class RedisLink:
     """Shared by all loops of a process: one log line an outage, not one a loop and try."""
@@ -114,11 +111,14 @@ class RedisLink:
 
     async def watch(self, redis: RedisClient, period: float) -> None:
         """Ask Redis every ``period`` seconds whether it takes a write, until cancelled."""
+        # Changes nothing, and is refused where a write would be; PING is answered even then. On
+        # the queue, which a user with few rights may write to.
+        check = ("ZADD", getattr(redis, "default_queue_name", default_queue_name), "XX", 0, "")
         while True:
             try:
                 # Plain arq's client would try for half a minute before it tells.
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
-                    await redis.execute_command(*_WRITE_CHECK)
+                    await redis.execute_command(*check)
             except OUTAGE_ERRORS as exc:
                 await self.wait_after(exc, "checking the connection")
             else:

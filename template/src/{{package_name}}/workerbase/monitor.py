@@ -8,10 +8,13 @@ without monitors, and a monitor that raises is logged and never harms the work.
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal, TypeAlias
+
+from .types import Ctx
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,10 @@ class Work:
 class Monitor:
     """Override what you want to know. The methods are called on the event loop: be quick."""
 
+    def alongside(self, ctx: Ctx) -> AbstractAsyncContextManager[object]:
+        """Surround the life of the worker, from its start-up until it has drained."""
+        return nullcontext(ctx)
+
     def running(self, work: Work) -> AbstractContextManager[object]:
         """Surround the run of a handler or task; its exception passes through the context."""
         return nullcontext(work)
@@ -71,6 +78,54 @@ class Monitor:
         """Note that the breaker opened, or closed."""
 
 
+class _Guard:
+    """Logs what a monitor raises; a class, since a generator costs a message ten times as much."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        logger.error("a monitor failed; the work goes on", exc_info=error)
+        return True
+
+
+_GUARD = _Guard()
+
+
+class _Around:
+    """Enters the contexts of several monitors, and leaves those that it entered."""
+
+    __slots__ = ("_entered", "_monitors", "_work")
+
+    def __init__(self, monitors: Iterable[Monitor], work: Work) -> None:
+        self._monitors = monitors
+        self._work = work
+        self._entered: list[AbstractContextManager[object]] = []
+
+    def __enter__(self) -> None:
+        for monitor in self._monitors:
+            with _GUARD:
+                context = monitor.running(self._work)
+                context.__enter__()
+                self._entered.append(context)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for context in reversed(self._entered):
+            with _GUARD:
+                context.__exit__(kind, error, trace)
+
+
 class Monitors(Monitor):
     """Tells several monitors; false if there are none."""
 
@@ -81,27 +136,33 @@ class Monitors(Monitor):
         """Whether anybody listens."""
         return bool(self._monitors)
 
-    @contextlib.contextmanager
-    def running(self, work: Work) -> Generator[None]:
-        """Surround the run of a handler or task with the context of each."""
-        entered: list[AbstractContextManager[object]] = []
+    @contextlib.asynccontextmanager
+    async def alongside(self, ctx: Ctx) -> AsyncGenerator[None]:
+        """Surround the life of the worker with the context of each."""
+        entered: list[AbstractAsyncContextManager[object]] = []
         for monitor in self._monitors:
-            with self._guarded():
-                context = monitor.running(work)
-                context.__enter__()
+            with _GUARD:
+                context = monitor.alongside(ctx)
+                await context.__aenter__()
                 entered.append(context)
         try:
             yield
         finally:
             for context in reversed(entered):
-                with self._guarded():
-                    context.__exit__(*sys.exc_info())
+                with _GUARD:
+                    await context.__aexit__(*sys.exc_info())
+
+    def running(self, work: Work) -> AbstractContextManager[object]:
+        """Surround the run of a handler or task with the context of each."""
+        return _Around(self._monitors, work)
 
     def ended(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
     ) -> None:
         """Tell all what became of ``work``."""
-        self._tell(lambda monitor: monitor.ended(work, outcome, error, seconds))
+        for monitor in self._monitors:
+            with _GUARD:
+                monitor.ended(work, outcome, error, seconds)
 
     def leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
         """Tell all what happened to leases."""
@@ -118,13 +179,5 @@ class Monitors(Monitor):
 
     def _tell(self, call: Callable[[Monitor], None]) -> None:
         for monitor in self._monitors:
-            with self._guarded():
+            with _GUARD:
                 call(monitor)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _guarded() -> Generator[None]:
-        try:
-            yield
-        except Exception:
-            logger.exception("a monitor failed; the work goes on")

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import cast
 
@@ -58,9 +59,10 @@ async def serve(
     link = RedisLink(monitors=monitors)
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
     _handle_signals(stop, heartbeat.path)
-    redis = connect(config.location, config.queue_name)
+    redis = connect(config.location, config.queue_name, config.max_payload)
     reader = connect(config.location)
     client = cast("RedisClient", redis)
+    life = AsyncExitStack()
     heartbeat.start(client)
     logger.info("Redis is at %s", config.location)
     try:
@@ -69,6 +71,7 @@ async def serve(
         heartbeat.watch(jobs.vitals)
         try:
             await jobs.startup()
+            await life.enter_async_context(monitors.alongside(ctx))
             services = Services()
             services.start("jobs", jobs.serve(stop, config.drain_seconds))
             if settings.router is not None and settings.router.streams:
@@ -94,7 +97,10 @@ async def serve(
                 heartbeat.set_state("draining")
                 await services.finish()
         finally:
-            await jobs.shutdown()
+            try:
+                await life.aclose()
+            finally:
+                await jobs.shutdown()
     finally:
         await heartbeat.stop()
         await redis.aclose(close_connection_pool=True)

@@ -75,5 +75,5 @@ class BaseArqService:
         async with self._lock:
             if self._pool is None:
                 config = self._config = self._config or WorkerConfig.load()
-                self._pool = connect(config.location, config.queue_name)
+                self._pool = connect(config.location, config.queue_name, config.max_payload)
             return self._pool

@@ -14,7 +14,7 @@ from arq.cron import CronJob
 from arq.worker import Function, Worker, func
 from pydantic import ValidationError
 
-from . import health, wire
+from . import health, renames, wire
 from .config import WorkerConfig, health_path
 from .errors import SettingsError
 from .events import EventRouter
@@ -42,6 +42,7 @@ _OWN_NAMES = frozenset(
         "monitors",
         "permanent_errors",
         "router",
+        "setup_process",
         "transient_errors",
     }
 )
@@ -87,6 +88,9 @@ class BaseArqWorkerSettings:
 
     monitors: ClassVar[Sequence[Monitor]] = ()
     """Are told what happens in the worker."""
+    setup_process: ClassVar[Callable[[WorkerConfig], None] | None] = None
+    """Prepares the process of the `run` command, its log above all; without it, the log is plain
+    lines on standard error."""
 
     _declared: ClassVar[dict[str, object]] = {}
     longest_timeout: ClassVar[float] = 60.0
@@ -120,6 +124,7 @@ class BaseArqWorkerSettings:
             names = own.get("_declared")
             if names is None:  # a mixin; ours may have declared nothing
                 names = {n: v for n, v in own.items() if not n.startswith("_")}
+            names = renames.today(names, f"{base.__name__}.{{}}".format)
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -183,6 +188,8 @@ class BaseArqWorkerSettings:
             "timezone": ZoneInfo(config.timezone),
             # The key that `arq --check` reads lives one second longer than this.
             "health_check_interval": 15,
+            # What jobs are given and return may be secret; arq would log it.
+            "log_results": False,
             **declared,
             **{name: getattr(config, name) for name in _IN_CONFIG},
             "config": config,

@@ -109,6 +109,7 @@ class WorkerKit:
             "default_queue_name": self.config.queue_name,
         }
         self.redis = QueueClient(pool, **kind)
+        self.redis.max_payload = self.config.max_payload
         self._reader = raw_entries(QueueClient(pool, **kind))
         self._client = cast("RedisClient", self.redis)
         heartbeat = Heartbeat(health_file, self.config.heartbeat_interval)

@@ -28,8 +28,12 @@ def _seconds(value: timedelta) -> Decimal:
     return Decimal(value // _MICROSECOND).scaleb(-6)
 
 
-def _micro(seconds: object) -> Decimal:
-    return Decimal(str(seconds)).scaleb(6)
+def _timedelta(seconds: object) -> timedelta:
+    value = Decimal(str(seconds))
+    # Before it becomes an int: that of "1e999990" would take the event loop a minute.
+    if abs(value) > _seconds(timedelta.max):
+        raise OverflowError
+    return _MICROSECOND * int(value.scaleb(6))
 
 
 # name, type, how it is written and how it is read; a datetime is a date, too, and comes first.
@@ -37,7 +41,7 @@ _TAGGED: tuple[tuple[str, type[Any], Callable[[Any], object], Callable[[Any], ob
     ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     ("date", date, date.isoformat, date.fromisoformat),
     # In seconds, as the first release wrote and reads it; as text, since a float is not exact.
-    ("timedelta", timedelta, lambda v: str(_seconds(v)), lambda v: _MICROSECOND * int(_micro(v))),
+    ("timedelta", timedelta, lambda v: str(_seconds(v)), _timedelta),
     ("bytes", bytes, lambda v: b64encode(v).decode(), b64decode),
     ("decimal", Decimal, str, Decimal),
     ("uuid", UUID, str, UUID),
@@ -126,6 +130,21 @@ def encode(value: RedisArg) -> bytes:
     if isinstance(value, bytes):
         return value
     return str(value).encode("utf-8", "surrogateescape")
+
+
+def check_size(what: str, written: Iterable[bytes], most: int) -> None:
+    """Refuse what is written in more than ``most`` bytes.
+
+    Raises:
+        PayloadError: names ``what``, its size and the limit.
+    """
+    size = sum(map(len, written))
+    if size > most:
+        msg = (
+            f"{what} has {size:,} bytes, and WORKER_MAX_PAYLOAD allows {most:,}; keep large data "
+            "elsewhere and pass where it is"
+        )
+        raise PayloadError(msg)
 
 
 def pairs(flat: Iterable[object]) -> Payload:

@@ -9,6 +9,7 @@ import click
 from ..errors import WorkerError
 from .app import App
 from .dlq import dlq
+from .groups import groups
 from .operate import enqueue, health, publish, run, status
 
 
@@ -36,7 +37,7 @@ def make_cli(settings: str) -> click.Group:
         """Run this worker and look after it."""
         ctx.obj = App(settings)
 
-    for command in (run, publish, enqueue, health, status, dlq):
+    for command in (run, publish, enqueue, health, status, dlq, groups):
         main.add_command(command)
     from ..devtools.commands import base, chaos, demo  # noqa: PLC0415
 

@@ -76,7 +76,7 @@ class App:
         config = self.config
 
         async def main() -> T:
-            redis = connect(config.location, config.queue_name)
+            redis = connect(config.location, config.queue_name, config.max_payload)
             try:
                 return await work(redis)
             finally:
@@ -118,9 +118,15 @@ def plain_table(title: str) -> Table:
     )
 
 
+def printable(text: str) -> str:
+    """Write out what a terminal would obey, such as escape sequences: others wrote ``text``."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+
+
 def print_json(data: object) -> None:
     """Write one JSON document to standard output."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    click.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def read_json(text: str, what: str) -> object:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import keys
 from ..dlq import DeadEntry, Filter, Group, SetAside
-from .app import DURATION, App, ago, client, near, pass_app, plain_table, print_json
+from .app import DURATION, App, ago, client, near, pass_app, plain_table, print_json, printable
 
 Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
 """Does one change, or with True only says what it would come to."""
@@ -115,7 +115,7 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
             table.add_row(
                 group.fingerprint,
                 f"{group.count:,}",
-                *map(escape, (group.event_type, group.reason, group.error)),
+                *(escape(printable(t)) for t in (group.event_type, group.reason, group.error)),
                 ago(now - group.oldest),
                 ago(now - group.newest),
             )
@@ -150,7 +150,7 @@ def show(
     for entry in entries:
         for name, value in entry.as_dict().items():
             app.console.print(f"[bold]{name:<16}[/bold]", end=" ")
-            app.console.print(str(value).rstrip(), markup=False)
+            app.console.print(printable(str(value).rstrip()), markup=False)
         app.console.print()
     if not entries:
         app.console.print("nothing matches")

@@ -37,7 +37,6 @@ from .app import (
     read_json,
     setup_logging,
 )
-from .watch import EVERY_S, follow
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def run(app: App) -> None:
 
     settings = app.settings()
     config = app.config
-    setup_logging(config)
+    (settings.setup_process or setup_logging)(config)
     for problem in config.unknown_variables():
         logger.warning("%s", problem)
     sys.exit(run_worker(lambda: settings))
@@ -169,25 +168,9 @@ def health(ready: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True)
-@click.option("--watch", "watching", is_flag=True, help="Follow it on the screen, and show more.")
-@click.option(
-    "--every",
-    type=click.FloatRange(0.2),
-    metavar="SECONDS",
-    help=f"Pause between looks of --watch.  [default: {EVERY_S:g}]",
-)
 @pass_app
-def status(app: App, as_json: bool, watching: bool, every: float | None) -> None:
+def status(app: App, as_json: bool) -> None:
     """Show queue, streams and dead letters."""
-    if every is not None and not watching:
-        raise click.UsageError("--every goes with --watch")
-    if watching and as_json:
-        raise click.UsageError("--watch draws a screen; take --json alone, as often as you like")
-    if watching and not sys.stdout.isatty():
-        raise click.UsageError("--watch needs a terminal; without it there is one table, or --json")
-    if watching:
-        follow(app, every or EVERY_S)
-        return
     config, router = app.config, app.router
 
     async def work(redis: ArqRedis) -> Status:

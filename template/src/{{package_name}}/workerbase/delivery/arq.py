@@ -24,6 +24,7 @@ class ArqAdapter(AppClients):
         ConfigError: the environment is wrong.
         redis.exceptions.RedisError: Redis did not take the job.
         arq.jobs.SerializationError: an argument has no JSON form.
+        PayloadError: the job has more than ``WORKER_MAX_PAYLOAD`` bytes.
     """
 
     async def enqueue(self, function: str | Call, *args: object, **kwargs: object) -> Job | None:
@@ -43,7 +44,7 @@ class ArqAdapter(AppClients):
             The id of the job, or None if a job with this ``_job_id`` exists.
         """
         kwargs.setdefault("_queue_name", self.config.queue_name)
-        job = NewJob.of(function, *args, **kwargs)
+        job = NewJob.of(function, *args, max_payload=self.config.max_payload, **kwargs)
         client = cast("SyncRedisClient", self.for_threads)
         added = scripts.enqueue.run_sync(client, job.keys, job.args)
         return job.job_id if added else None

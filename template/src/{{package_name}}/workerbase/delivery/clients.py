@@ -47,7 +47,7 @@ class AppClients:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
-            client = connect(self.config.location, self.config.queue_name)
+            client = connect(self.config.location, self.config.queue_name, self.config.max_payload)
             closing = self._until_closed(loop, client)
             with contextlib.suppress(StopIteration):
                 closing.__anext__().send(None)  # as far as its yield: now the loop knows of it

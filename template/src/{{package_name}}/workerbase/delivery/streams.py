@@ -16,6 +16,7 @@ from typing import Any, cast
 from .. import scripts, wire
 from ..errors import RegistrationError
 from ..events import Event, payload_of
+from ..jobqueue import MAX_PAYLOAD
 from ..types import EntryId, RedisClient, StreamName, SyncRedisClient
 from .clients import AppClients
 
@@ -31,11 +32,14 @@ async def publish(redis: RedisClient, *events: Event) -> list[EntryId]:
 
     Raises:
         RegistrationError: an event has no type or stream.
+        PayloadError: an event has more than ``WORKER_MAX_PAYLOAD`` bytes; no event of its batch
+            is published.
         redis.exceptions.RedisError: Redis did not take them; of several batches, the former are
             published.
     """
     ids: list[EntryId] = []
-    for stream, args in _batches(events):
+    most: int = getattr(redis, "max_payload", MAX_PAYLOAD)
+    for stream, args in _batches(events, most):
         ids += _ids(await scripts.publish(redis, [stream], args))
     return ids
 
@@ -51,12 +55,12 @@ class EventPublisher(AppClients):
         """Publish ``events`` without an event loop."""
         client = cast("SyncRedisClient", self.for_threads)
         ids: list[EntryId] = []
-        for stream, args in _batches(events):
+        for stream, args in _batches(events, self.config.max_payload):
             ids += _ids(scripts.publish.run_sync(client, [stream], args))
         return ids
 
 
-def _batches(events: Iterable[Event]) -> Iterable[tuple[StreamName, list[bytes | int]]]:
+def _batches(events: Iterable[Event], most: int) -> Iterable[tuple[StreamName, list[bytes | int]]]:
     by_stream: dict[StreamName, list[Event]] = defaultdict(list)
     for event in events:
         if not event.stream or not event.event_type:
@@ -66,7 +70,10 @@ def _batches(events: Iterable[Event]) -> Iterable[tuple[StreamName, list[bytes |
         by_stream[event.stream].append(event)
     for stream, same in by_stream.items():
         for first in range(0, len(same), BATCH):
-            flats = [wire.flatten(payload_of(event)) for event in same[first : first + BATCH]]
+            batch = same[first : first + BATCH]
+            flats = [wire.flatten(payload_of(event)) for event in batch]
+            for event, flat in zip(batch, flats, strict=True):
+                wire.check_size(f"event {event.event_type}", flat, most)
             yield stream, [len(flats[0]), *(item for flat in flats for item in flat)]
 
 

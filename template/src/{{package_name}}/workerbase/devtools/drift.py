@@ -2,8 +2,9 @@
 """Which files of the base are no longer as the template made them. Standard library only.
 
 ``MANIFEST`` holds a SHA-256 of each file, with line endings and the final newline normalized, so
-that neither a checkout with CRLF nor an editor's last line counts as an edit. pre-commit runs
-this file as a script.
+that neither a checkout with CRLF nor an editor's last line counts as an edit. A folder that only
+some projects have holds a ``MANIFEST`` of its own, so that it is not missed in the others.
+pre-commit runs this file as a script.
 """
 
 import difflib
@@ -43,20 +44,35 @@ def base_files(base: Path = BASE) -> dict[str, str]:
     }
 
 
-def manifest(version: str, base: Path = BASE) -> str:
-    """Write the manifest of ``base``; ``sha256sum --check`` reads it, too."""
-    lines = [f"{sha}  {name}\n" for name, sha in base_files(base).items()]
+def parts(base: Path = BASE) -> list[Path]:
+    """Return ``base`` and the folders in it that have a manifest of their own."""
+    return [base, *sorted(path.parent for path in base.rglob(f"*/{MANIFEST}"))]
+
+
+def manifest(version: str, part: Path = BASE) -> str:
+    """Write the manifest of one part; ``sha256sum --check`` reads it, too."""
+    _, *others = parts(part)
+    lines = [
+        f"{sha}  {name}\n"
+        for name, sha in base_files(part).items()
+        if not any((part / name).is_relative_to(other) for other in others)
+    ]
     return f"# arq-worker-template {version}\n{''.join(lines)}"
 
 
 def read_manifest(base: Path = BASE) -> tuple[str, dict[str, str]]:
-    """Return the version of the base and the hash of each file that belongs to it.
+    """Return the version of the base and the hash of each file that belongs to its parts.
 
     Raises:
         OSError: the manifest is missing.
     """
-    first, *lines = (base / MANIFEST).read_text("utf-8").splitlines()
-    return first.rpartition(" ")[2], {n: sha for sha, _, n in (li.partition("  ") for li in lines)}
+    version, known = "", dict[str, str]()
+    for part in reversed(parts(base)):
+        first, *lines = (part / MANIFEST).read_text("utf-8").splitlines()
+        version = first.rpartition(" ")[2]
+        for sha, _, name in (line.partition("  ") for line in lines):
+            known[(part / name).relative_to(base).as_posix()] = sha
+    return version, known
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 
-from . import keys, wire
-from .config import WorkerConfig
-from .dlq import Group, SetAside
-from .events import EventRouter
-from .jobqueue import TRIES_TTL_MS
-from .status import Status, snapshot
-from .types import RedisArg, RedisClient, StreamName
+from .. import keys, wire
+from ..config import WorkerConfig
+from ..dlq import Group, SetAside
+from ..events import EventRouter
+from ..jobqueue import TRIES_TTL_MS
+from ..status import Status, snapshot
+from ..types import RedisArg, RedisClient, StreamName
 
 LOOKED_AT = 1_000
 """So many entries are looked at, at the head of a queue and at the new end of a DLQ."""

@@ -4,11 +4,13 @@
 import asyncio
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import click
 from arq.connections import ArqRedis
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stack
@@ -18,10 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import keys
+from ..cli import operate
+from ..cli.app import App, ago, pass_app
 from ..connect import OUTAGE_ERRORS
-from ..overview import LOOKED_AT, Overview, overview
 from ..status import LAG_COUNT_LIMIT
-from .app import App, ago
+from .overview import LOOKED_AT, Overview, overview
 
 EVERY_S = 2.0
 """Pause between two samples."""
@@ -130,6 +133,33 @@ class View:
                 _line(self._problem, "red"),
             ]
         return head
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--watch", "watching", is_flag=True, help="Follow it on the screen, and show more.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.2),
+    metavar="SECONDS",
+    help=f"Pause between looks of --watch.  [default: {EVERY_S:g}]",
+)
+@pass_app
+@click.pass_context
+def status(
+    ctx: click.Context, app: App, as_json: bool, watching: bool, every: float | None
+) -> None:
+    """Show queue, streams and dead letters."""
+    if not watching:
+        if every is not None:
+            raise click.UsageError("--every goes with --watch")
+        ctx.invoke(operate.status, as_json=as_json)
+        return
+    if as_json:
+        raise click.UsageError("--watch draws a screen; take --json alone, as often as you like")
+    if not sys.stdout.isatty():
+        raise click.UsageError("--watch needs a terminal; without it there is one table, or --json")
+    follow(app, every or EVERY_S)
 
 
 def follow(app: App, every: float) -> None:

@@ -1,0 +1,310 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; list a Monitor of your own beside.
+"""Prometheus metrics: what the engines tell, counted on the event loop.
+
+Plain numbers, which are made into metrics when somebody asks: no other thread touches them, so
+nothing is locked, and a message costs a look-up and a few additions. What the project registers
+with ``prometheus_client`` itself is served beside them.
+
+No label grows without bound: names are those of the router and the settings, and any other is
+``unknown``. None of them comes from a payload or from an error's text.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from importlib import metadata
+from itertools import accumulate, product
+from pathlib import Path
+from typing import cast, get_args
+
+import redis.exceptions
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from ..config import WorkerConfig
+from ..health import Heartbeat
+from ..monitor import Kind, LeaseEvent, Monitor, Outcome, Work
+from ..settings import BaseArqWorkerSettings
+from ..types import Ctx, RedisClient
+from .config import TelemetryConfig
+from .sample import Sampler
+from .server import Pages
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+
+DURATIONS_S = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+"""Upper bounds of the buckets: OpenTelemetry's for messaging, thinned out, and up to timeouts."""
+LAGS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LAG_PERIOD_S = 0.5
+
+_SHOWN_AT_ONCE: tuple[Outcome, ...] = ("handled", "retried", "dead_lettered")
+"""A rate can be taken only of a counter that was there before: these start with 0."""
+_REDIS_ERRORS = frozenset(
+    name
+    for name, found in vars(redis.exceptions).items()
+    if isinstance(found, type) and issubclass(found, Exception)
+)
+
+
+class Histogram:
+    """Counts values by size; not thread-safe, like everything on the event loop."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return how many values are at most as large as each bound."""
+        names = [*map(str, self._bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self._counts)), strict=True))
+
+
+class Tally:
+    """What became of the tries of one event type or function."""
+
+    __slots__ = ("outcomes", "seconds")
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[Outcome] = Counter(dict.fromkeys(_SHOWN_AT_ONCE, 0))
+        self.seconds = Histogram(DURATIONS_S)
+
+
+class InFlight:
+    """Counts what runs; one instance surrounds all runs of a kind."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        """Count one more."""
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Count one less."""
+        self.count -= 1
+
+
+class Metrics(Monitor, Collector):
+    """Keeps the metrics of one worker, and serves them while it lives.
+
+    Args:
+        config: where to serve; unset means what the environment says.
+
+    Raises:
+        ConfigError: a ``WORKER_METRICS_…`` variable is wrong.
+    """
+
+    def __init__(self, config: TelemetryConfig | None = None) -> None:
+        self._config = config or TelemetryConfig.load()
+        self._tallies: dict[tuple[Kind, str, str], Tally] = {}
+        self._in_flight: dict[Kind, InFlight] = {kind: InFlight() for kind in get_args(Kind)}
+        events = product(get_args(Kind), get_args(LeaseEvent))
+        self._leases: Counter[tuple[Kind, LeaseEvent]] = Counter(dict.fromkeys(events, 0))
+        self._redis_errors = Counter({"ConnectionError": 0, "TimeoutError": 0})
+        self._breaker_open = False
+        self._lag = Histogram(LAGS_S)
+        self._settings: type[BaseArqWorkerSettings] | None = None
+        self._sources: set[str] = set()
+        self._heartbeat: Heartbeat | None = None
+        self._sampler: Sampler | None = None
+        self.port: int | None = None
+        """Where they are served; None while they are not."""
+
+    # --- what the engines tell
+
+    def running(self, work: Work) -> AbstractContextManager[object]:
+        """Count what runs."""
+        return self._in_flight[work.kind]
+
+    def ended(
+        self,
+        work: Work,
+        outcome: Outcome,
+        error: BaseException | None,  # noqa: ARG002
+        seconds: float,
+    ) -> None:
+        """Count what became of ``work``."""
+        tally = self._tallies.get((work.kind, work.source, work.name)) or self._tally(work)
+        tally.outcomes[outcome] += 1
+        if seconds:
+            tally.seconds.observe(seconds)
+
+    def leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
+        """Count what happened to leases."""
+        self._leases[kind, event] += count
+
+    def redis_failed(self, error: BaseException) -> None:
+        """Count the failure under the nearest of its classes that redis-py has."""
+        names = [known.__name__ for known in type(error).__mro__]
+        self._redis_errors[next((n for n in names if n in _REDIS_ERRORS), "OSError")] += 1
+
+    def breaker(self, *, is_open: bool) -> None:
+        """Note the state of the breaker."""
+        self._breaker_open = is_open
+
+    def _tally(self, work: Work) -> Tally:
+        """Find the tally of names that nobody foresaw."""
+        source = work.source if work.source in self._sources else UNKNOWN
+        router = self._settings.router if self._settings is not None else None
+        # One type may come on two streams; jobs were all foreseen.
+        known = router is not None and router.knows(work.source, work.name)
+        name = work.name if work.kind == "message" and known else UNKNOWN
+        return self._tallies.setdefault((work.kind, source, name), Tally())
+
+    # --- the life of the worker
+
+    def watch(self, ctx: Ctx) -> None:
+        """Learn which names there are, and where to look."""
+        settings = self._settings = cast("type[BaseArqWorkerSettings]", ctx["settings"])
+        config = cast("WorkerConfig", ctx["config"])
+        self._heartbeat = cast("Heartbeat", ctx["heartbeat"])
+        self._sampler = Sampler(cast("RedisClient", ctx["redis"]), config, settings.router)
+        self._sources = {config.queue_name, *(settings.router.streams if settings.router else ())}
+        for event_type, model in settings.router.models.items() if settings.router else ():
+            self._tallies.setdefault(("message", model.stream, event_type), Tally())
+        for function in settings.functions:
+            name = cast("str", getattr(function, "name", UNKNOWN))
+            self._tallies.setdefault(("job", config.queue_name, name), Tally())
+        for job in settings.cron_jobs or ():
+            self._tallies.setdefault(("job", config.queue_name, job.name), Tally())
+
+    @asynccontextmanager
+    async def alongside(self, ctx: Ctx) -> AsyncGenerator[None]:
+        """Serve the metrics and measure the event loop, from start-up until all is drained."""
+        self.watch(ctx)
+        heartbeat = cast("Heartbeat", ctx["heartbeat"])
+        pages = Pages(self.page, Path(heartbeat.path))
+        async with AsyncExitStack() as stack:
+            lag = asyncio.create_task(self._measure_lag(), name="metrics: loop lag")
+            stack.callback(lag.cancel)
+            host, port = self._config.metrics_host, self._config.metrics_port
+            try:
+                self.port = await pages.start(host, port)
+            except OSError as exc:
+                logger.error(  # noqa: TRY400 - the traceback would say no more
+                    "metrics are not served, and the worker goes on: %s; set WORKER_METRICS_HOST "
+                    "and WORKER_METRICS_PORT",
+                    exc,
+                )
+            else:
+                stack.push_async_callback(pages.stop)
+                heartbeat.tell(metrics_port=self.port)
+            yield
+        self.port = None
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD_S
+            await asyncio.sleep(LAG_PERIOD_S)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+    # --- what Prometheus gets
+
+    async def page(self) -> bytes:
+        """Return all metrics in the text format."""
+        if self._sampler is not None:
+            await self._sampler.refresh()
+        return generate_latest(_Together((self, REGISTRY)))
+
+    def collect(self) -> Generator[Metric]:
+        """Yield each metric."""
+        yield self._info()
+        yield from self._work()
+        leases = CounterMetricFamily(
+            "worker_lease_events", "What happened to leases.", labels=("kind", "event")
+        )
+        for (kind, event), count in self._leases.items():
+            leases.add_metric((kind, event), count)
+        yield leases
+        errors = CounterMetricFamily(
+            "worker_redis_errors",
+            "Commands that Redis did not answer or refused.",
+            labels=["error"],
+        )
+        for error, count in self._redis_errors.items():
+            errors.add_metric([error], count)
+        yield errors
+        yield GaugeMetricFamily(
+            "worker_breaker_open",
+            "1 while so much fails that one message at a time is tried.",
+            float(self._breaker_open),
+        )
+        up = self._heartbeat is not None and self._heartbeat.link.up
+        yield GaugeMetricFamily("worker_redis_up", "1 while Redis takes what we write.", float(up))
+        lag = HistogramMetricFamily(
+            "worker_event_loop_lag_seconds", "How much later than asked the event loop comes round."
+        )
+        lag.add_metric((), self._lag.buckets(), self._lag.sum)
+        yield lag
+        if self._sampler is not None:
+            yield from self._sampler.collect()
+
+    def _info(self) -> Metric:
+        info = GaugeMetricFamily(
+            "worker_info", "What runs here.", labels=("package", "version", "queue", "group")
+        )
+        if self._settings is not None and self._settings.config is not None:
+            package = self._settings.__module__.partition(".")[0]
+            try:
+                version = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                version = UNKNOWN
+            config = self._settings.config
+            info.add_metric((package, version, config.queue_name, config.consumer_group), 1)
+        return info
+
+    def _work(self) -> Generator[Metric]:
+        attempts = CounterMetricFamily(
+            "worker_attempts",
+            "Deliveries of messages and tries of jobs, by what became of them.",
+            labels=("kind", "source", "name", "outcome"),
+        )
+        seconds = HistogramMetricFamily(
+            "worker_attempt_duration_seconds",
+            "How long handlers and tasks ran.",
+            labels=("kind", "source", "name"),
+        )
+        for key, tally in self._tallies.items():
+            for outcome, count in tally.outcomes.items():
+                attempts.add_metric((*key, outcome), count)
+            seconds.add_metric(key, tally.seconds.buckets(), tally.seconds.sum)
+        yield attempts
+        yield seconds
+        in_flight = GaugeMetricFamily(
+            "worker_in_flight", "Handlers and tasks that run now.", labels=["kind"]
+        )
+        for kind, running in self._in_flight.items():
+            in_flight.add_metric([kind], running.count)
+        yield in_flight
+
+
+class _Together(Collector):
+    """Several collectors as one."""
+
+    def __init__(self, collectors: Iterable[Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Generator[Metric]:
+        """Yield the metrics of each."""
+        for collector in self._collectors:
+            yield from collector.collect()

@@ -1,0 +1,188 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; call `status.snapshot` instead.
+"""What is in Redis, as metrics: looked at now and then, not at each scrape.
+
+All workers of a service show the same numbers here: take the maximum, never the sum.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import cast
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .. import deadletter, keys, wire
+from ..config import WorkerConfig
+from ..dlq import DeadEntry
+from ..events import EventRouter
+from ..status import Status, snapshot
+from ..types import EntryId, RedisClient
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_S = 10.0
+"""A sample is shown for so long, however often it is asked for."""
+TIMEOUT_S = 2.0
+"""A scrape waits no longer than this for Redis; Prometheus gives up after ten seconds."""
+NEWEST_LETTERS = 200
+"""So many dead letters of a queue are looked at, the newest."""
+MOST_FINGERPRINTS = 20
+"""More different errors than this are counted together."""
+MAX_CLASS_NAME = 80
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """Which errors the newest letters of one dead-letter queue have."""
+
+    state: tuple[int, str]
+    """Length of the queue and id of its newest entry: the same means that nothing changed."""
+    errors: Counter[tuple[str, str]]
+    """Number of letters by fingerprint and class of the error."""
+
+
+class Sampler(Collector):
+    """Looks at Redis for one worker.
+
+    Args:
+        redis: the worker's own client.
+        config: names the queue and the consumer group.
+        router: names the streams.
+        clock: for tests.
+    """
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        config: WorkerConfig,
+        router: EventRouter | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._redis = redis
+        self._router = router
+        self._sampled = config
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._due = float("-inf")
+        self._status: Status | None = None
+        self._letters: dict[str, Letters] = {}
+        self._failing = False
+
+    async def refresh(self) -> None:
+        """Look again, unless that was done a moment ago; a failure leaves the sample empty.
+
+        What Redis held once is no sign of what it holds now, so nothing old is shown.
+        """
+        async with self._lock:
+            if self._clock() < self._due:
+                return
+            self._due = self._clock() + MAX_AGE_S
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    status = await snapshot(self._redis, self._sampled, self._router)
+                    for name, length in _dlq_lengths(status).items():
+                        self._letters[name] = await self._newest(name, length)
+            except Exception as exc:  # a scrape has more to show than this
+                if not self._failing:
+                    logger.warning(
+                        "there are no metrics of what is in Redis (%s: %s)", type(exc).__name__, exc
+                    )
+                self._failing, self._status = True, None
+            else:
+                self._failing, self._status = False, status
+
+    async def _newest(self, name: str, length: int) -> Letters:
+        """Count the newest dead letters by their error, unless nothing has changed."""
+        known = self._letters.get(name)
+        if not length:
+            return Letters((0, ""), Counter())
+        newest = await self._read(name, 1)
+        state = (length, newest[0].entry_id if newest else "")
+        if known is not None and known.state == state:
+            return known
+        letters = await self._read(name, NEWEST_LETTERS)
+        return Letters(state, Counter((each.fingerprint, _error_class(each)) for each in letters))
+
+    async def _read(self, name: str, count: int) -> list[DeadEntry]:
+        reply = await self._redis.execute_command(
+            "XREVRANGE", keys.dlq(name), "+", "-", "COUNT", count
+        )
+        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
+        return [
+            DeadEntry(
+                EntryId(wire.text(entry_id)),
+                {wire.text(field): wire.text(value) for field, value in fields.items()},
+            )
+            for entry_id, fields in rows
+        ]
+
+    def collect(self) -> Generator[Metric]:
+        """Yield what was found; only the age of the sample if it failed."""
+        yield GaugeMetricFamily(
+            "worker_redis_sample_success",
+            "1 if the last look at what is in Redis succeeded.",
+            float(self._status is not None),
+        )
+        if self._status is not None:
+            yield from self._streams(self._status)
+            yield from self._queues(self._status)
+
+    @staticmethod
+    def _streams(status: Status) -> Generator[Metric]:
+        def gauge(name: str, text: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"worker_stream_{name}", text, labels=["stream"])
+
+        lag = gauge("lag_entries", "Entries that the group was not given yet.")
+        pending = gauge("pending_entries", "Entries that were given and are not settled.")
+        oldest = gauge("oldest_pending_seconds", "How long ago the oldest of them was published.")
+        consumers = gauge("consumers", "Consumers of the group.")
+        parked = gauge("parked_entries", "Events whose type no worker knows.")
+        for stream in status.streams:
+            lag.add_metric([stream.name], stream.lag)
+            pending.add_metric([stream.name], stream.pending)
+            oldest.add_metric([stream.name], stream.oldest_pending_s or 0.0)
+            consumers.add_metric([stream.name], stream.consumers)
+            parked.add_metric([stream.name], stream.parked)
+        yield from (lag, pending, oldest, consumers, parked)
+
+    def _queues(self, status: Status) -> Generator[Metric]:
+        jobs = GaugeMetricFamily(
+            "worker_queue_jobs", "Jobs that are due, or run and wait.", labels=("queue", "state")
+        )
+        jobs.add_metric((status.queue.name, "due"), status.queue.due)
+        jobs.add_metric((status.queue.name, "deferred"), status.queue.deferred)
+        yield jobs
+        depth = GaugeMetricFamily(
+            "worker_dlq_entries", "Dead letters of a stream or queue.", labels=["source"]
+        )
+        newest = GaugeMetricFamily(
+            "worker_dlq_newest_entries",
+            f"The newest {NEWEST_LETTERS} dead letters, by error.",
+            labels=("source", "fingerprint", "error"),
+        )
+        for source, length in _dlq_lengths(status).items():
+            depth.add_metric([source], length)
+            ranked = self._letters[source].errors.most_common()
+            for (fingerprint, error), count in ranked[:MOST_FINGERPRINTS]:
+                newest.add_metric((source, fingerprint, error), count)
+            if rest := sum(count for _, count in ranked[MOST_FINGERPRINTS:]):
+                newest.add_metric((source, OTHER, OTHER), rest)
+        yield from (depth, newest)
+
+
+def _error_class(letter: DeadEntry) -> str:
+    """Return the class of the error; what cannot be one was not written by a worker."""
+    name = letter.payload.get(deadletter.ERROR_TYPE, "")
+    return name if name.isidentifier() and len(name) <= MAX_CLASS_NAME else OTHER
+
+
+def _dlq_lengths(status: Status) -> dict[str, int]:
+    """Return the length of each dead-letter queue by its stream or queue."""
+    lengths = {stream.name: stream.dlq for stream in status.streams}
+    return lengths | {status.queue.name: status.queue.dlq}

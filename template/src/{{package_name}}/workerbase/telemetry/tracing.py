@@ -1,0 +1,116 @@
+# Owned by arq-worker-template: `copier update` overwrites edits; subclass Tracing instead.
+"""Traces: a span for each run of a handler or task, in the trace of whoever sent it.
+
+Only OpenTelemetry's API is needed; without its SDK nothing is recorded. Names and attributes are
+those of its semantic conventions for messaging.
+
+Every run of a message or job, retries and replays too, is a child of the span in which it was
+sent, and linked to it. The conventions ask for the link and allow the parent where a span stands
+for one message. As a child the run shares the sender's trace id, which logs show, and above all
+its sampling: under a sampler that keeps one trace in a hundred, retries that were traces of their
+own would be missing from nearly all that are kept. What was sent without a trace begins one.
+"""
+
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from arq.worker import Retry, RetryJob
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from ..config import WorkerConfig
+from ..deadletter import text_of
+from ..monitor import Monitor, Work
+from ..settle import REQUEUE_TASK
+from . import redact
+
+_W3C = TraceContextTextMapPropagator()
+
+
+class Tracing(Monitor):
+    """Opens a span around each run.
+
+    What its time-out, an abort or the end of the worker cut off has failed with CancelledError.
+
+    Args:
+        config: if given, spans say the consumer group and where Redis is.
+        provider: where spans go, if not where the application told OpenTelemetry.
+    """
+
+    def __init__(
+        self, config: WorkerConfig | None = None, provider: TracerProvider | None = None
+    ) -> None:
+        self._tracer = trace.get_tracer(__name__, tracer_provider=provider)
+        self._common: dict[str, AttributeValue] = {
+            "messaging.system": "redis",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+        }
+        self._group: dict[str, AttributeValue] = {}
+        if config is not None:
+            self._group["messaging.consumer.group.name"] = config.consumer_group
+            if "host" in config.location.options:  # else it is a socket, or Sentinel's to say
+                host, port = config.location.hosts[0]
+                self._common |= {"server.address": host, "server.port": port}
+
+    @contextmanager
+    def running(self, work: Work) -> Generator[None]:
+        """Surround the run with a span."""
+        if work.kind == "job" and work.name == REQUEUE_TASK:
+            yield  # the base's own errand, which the retry makes visible
+            return
+        # An empty context to begin with: what happens to be current here is not its sender.
+        parent = _W3C.extract({"traceparent": work.trace}, context=Context())
+        sender = trace.get_current_span(parent).get_span_context()
+        span = self._tracer.start_span(
+            f"process {work.source}",
+            parent,
+            SpanKind.CONSUMER,
+            self._attributes(work),
+            [Link(sender)] if sender.is_valid else (),
+        )
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield
+        except BaseException as exc:
+            if not isinstance(exc, Retry | RetryJob):  # the task's own wish
+                _failed(span, exc)
+            raise
+        finally:
+            span.end()
+
+    def _attributes(self, work: Work) -> dict[str, AttributeValue]:
+        attributes = {
+            **self._common,
+            "messaging.destination.name": work.source,
+            "messaging.message.id": work.id,
+            # The conventions have no common name for these two.
+            "messaging.redis.message.type": work.name,
+            "messaging.redis.message.delivery_attempt": work.attempt,
+        }
+        if work.kind == "message":
+            attributes |= self._group
+            attributes["messaging.message.body.size"] = len(work.data)
+        return attributes
+
+
+def _failed(span: Span, error: BaseException) -> None:
+    if not span.is_recording():
+        return
+    kind = type(error)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    name, text = f"{module}{kind.__qualname__}", redact.text(text_of(error))
+    span.set_attribute("error.type", name)
+    span.set_status(StatusCode.ERROR, text)
+    span.add_event(
+        "exception",
+        {
+            "exception.type": name,
+            "exception.message": text,
+            "exception.stacktrace": redact.text("".join(traceback.format_exception(error))),
+        },
+    )

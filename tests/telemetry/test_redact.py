@@ -1,0 +1,106 @@
+"""Secrets and payloads are hidden, the rest is not."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, SecretStr
+from workerbase.telemetry import redact
+
+HIDDEN = redact.HIDDEN
+
+
+class Order(BaseModel):
+    email: str
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password", "PASSWORD", "db_password", "token", "access_token", "Authorization", "dsn",
+        "redis_dsn", "api_key", "apikey", "API_KEY", "client_secret", "set_cookie", "private_key",
+        "data", "payload", "args", "kwargs", "body", "result",
+    ],
+)  # fmt: skip
+def test_what_is_named_like_a_secret_or_payload_is_hidden(name: str) -> None:
+    for value in ("hunter2", 1234, {"a": "hunter2"}, ["hunter2"], Order(email="hunter2")):
+        assert redact.fields({name: value}) == {name: HIDDEN}
+        assert redact.fields({"deep": [{name: value}]}) == {"deep": [{name: HIDDEN}]}
+    assert redact.fields({name: None}) == {name: None}
+    assert redact.fields({name: "hunter2"}, shown={name.lower()}) == {name: "hunter2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden"),
+    [
+        ("redis://user:pw@host:6379/0", f"redis://{HIDDEN}@host:6379/0"),
+        ("at rediss://:p@ss@host/0, and", f"at rediss://{HIDDEN}@host/0, and"),
+        ("https://key@sentry.example/1", f"https://{HIDDEN}@sentry.example/1"),
+        ("password=hunter2 x=1", f"password={HIDDEN} x=1"),
+        ('{"password": "hunter 2", "n": 1}', f'{{"password": {HIDDEN}, "n": 1}}'),
+        ("WORKER_REDIS_DSN=abc", f"WORKER_REDIS_DSN={HIDDEN}"),
+        ("Authorization: Bearer abc.def", f"Authorization: {HIDDEN}"),
+        ("sent Bearer abcdefgh.ijk", f"sent Bearer {HIDDEN}"),
+        ("https://x/?token=abc&n=1", f"https://x/?token={HIDDEN}&n=1"),
+        ("secret: hunter2", f"secret: {HIDDEN}"),
+    ],
+)
+def test_secrets_in_a_text_are_hidden(given: str, hidden: str) -> None:
+    assert redact.text(given) == hidden
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "order 42 accepted at try 2", "see https://example.com/a?b=c@d", "ratio 3:4, a=b",
+        "the token is missing", "mail to a@b.example", "running jobs of arq:queue: send_email",
+    ],
+)  # fmt: skip
+def test_other_texts_stay_as_they_are(harmless: str) -> None:
+    assert redact.text(harmless) == harmless
+    assert redact.fields({"note": harmless, "n": 1, "ok": True}) == {
+        "note": harmless,
+        "n": 1,
+        "ok": True,
+    }
+
+
+def test_objects_show_no_more_than_is_harmless() -> None:
+    class Client:
+        def __repr__(self) -> str:
+            return "Client(redis://u:pw@h)"
+
+    values: dict[str, Any] = {
+        "order": Order(email="hunter2"),
+        "raw": b"hunter2",
+        "secret_type": SecretStr("hunter2"),
+        "client": Client(),
+    }
+    assert redact.fields(values) == {
+        "order": f"Order({HIDDEN})",
+        "raw": HIDDEN,
+        "secret_type": HIDDEN,
+        "client": f"Client(redis://{HIDDEN}@h)",
+    }
+
+
+def test_a_circle_has_an_end() -> None:
+    circle: dict[str, Any] = {}
+    circle["self"] = circle
+    assert HIDDEN in str(redact.fields(circle))
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), st.recursive(st.text() | st.integers(), st.lists)))
+def test_any_fields_can_be_redacted(values: dict[str, Any]) -> None:
+    assert redact.fields(values).keys() == values.keys()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "piece", ["a", "a-", "token", "token-", "://", "password=", '"', "Bearer "]
+)
+def test_a_long_text_takes_no_longer_than_it_is_long(piece: str) -> None:
+    # Quadratic, this would take minutes.
+    assert len(redact.text(piece * 200_000)) > 0

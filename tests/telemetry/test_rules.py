@@ -1,0 +1,155 @@
+"""Alert rules and dashboard name what a worker really exports; promtool tests the rules."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from arq.connections import ArqRedis
+from metered_worker import Order
+from meterkit import Scrape, Start
+from promql import problems, read
+from workerbase.delivery.streams import publish
+from workerbase.devtools.server import Server
+from workerbase.types import RedisClient
+
+DEPLOY = Path(__file__).parents[2] / "template" / "deploy"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+ALERTS_TEST = DEPLOY / "prometheus" / "alerts_test.yml"
+DASHBOARD = DEPLOY / "grafana" / "worker.json"
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
+    return found
+
+
+def queries() -> dict[str, str]:
+    """Return each expression by where it is."""
+    found = {f"alert {rule['alert']}": str(rule["expr"]) for rule in rules()}
+    for panel in panels():
+        for target in panel["targets"]:
+            found[f"panel {panel['title']}/{target['refId']}"] = target["expr"]
+    return found
+
+
+@pytest.fixture
+async def scraped(redis: ArqRedis, client: RedisClient, server: Server, start: Start) -> Scrape:
+    """What a worker exports after it handled and gave up a message and a job."""
+    worker = start(server)
+    await publish(client, Order(how="fine"), Order(how="refused"))
+    for how in ("fine", "refused"):
+        await redis.enqueue_job("ship", how)
+    return worker.scrape_until(
+        lambda s: (
+            "worker_dlq_newest_entries" in s.labels
+            and s.attempts("message", "dead_lettered")
+            and s.attempts("job", "dead_lettered")
+        ),
+        "all is exported",
+    )
+
+
+async def test_every_query_names_metrics_and_labels_that_a_worker_exports(scraped: Scrape) -> None:
+    for where, expression in queries().items():
+        assert read(expression).metrics, where
+        assert problems(expression, scraped.labels) == [], where
+    # And nothing of ours is exported for nobody: each metric is watched, or explains another one.
+    families = {family.name for family in scraped.families if family.name.startswith("worker_")}
+    text = " ".join(queries().values())
+    assert {name for name in families if name not in text} == {"worker_stream_consumers"}
+
+
+async def test_names_follow_the_conventions(scraped: Scrape) -> None:
+    for family in scraped.families:
+        if not family.name.startswith("worker_"):
+            continue
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", family.name)
+        assert family.documentation.endswith("."), family.name
+        for sample in family.samples:
+            assert sample.name.endswith("_total") is (family.type == "counter"), sample.name
+        # Base units, last in the name; a reserved label would be renamed at each scrape.
+        assert not re.search(r"_(ms|milliseconds|minutes|percent)\b", family.name)
+        labels = scraped.labels.get(family.name, set())
+        assert not labels & {"job", "instance", "le", "quantile"}
+
+
+def test_the_reader_of_expressions_finds_what_is_wrong() -> None:
+    exported = {"a_total": {"kind"}, "b_bucket": {"kind", "le"}}
+    rate = 'rate(b_bucket{kind=~"x{y}"}[5m])'
+    good = f"histogram_quantile(0.9, sum by (job, le) ({rate})) > 1e3 or a_total"
+
+    assert read(good).metrics == {"b_bucket": {"kind"}, "a_total": set()}
+    assert problems("sum by (kind, job) (rate(a_total[$__rate_interval])) / 2", exported) == []
+    assert problems("rate(c_total[5m])", exported) == ["c_total is no metric"]
+    assert problems('a_total{knd="x"}', exported) == ["a_total has no label knd"]
+    assert problems("sum by (le) (a_total)", exported) == ["not all have the label le"]
+    assert problems("a_total == 0 and on (le) b_bucket", exported) == ["not all have the label le"]
+
+
+def test_every_alert_says_what_to_do_and_is_tested_both_ways() -> None:
+    tests = yaml.safe_load(ALERTS_TEST.read_text("utf-8"))["tests"]
+    tested = [case for test in tests for case in test["alert_rule_test"]]
+    fires = {case["alertname"] for case in tested if case.get("exp_alerts")}
+    quiet = {case["alertname"] for case in tested if not case.get("exp_alerts")}
+    names = [rule["alert"] for rule in rules()]
+
+    assert len(names) == len(set(names))
+    assert set(names) == fires == quiet
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["summary"]
+
+
+def test_promtool_accepts_the_rules_and_their_tests(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        # The other tests hold every name; `nox -s promtool` fetches it and runs this one.
+        pytest.skip("no promtool here")
+    shutil.copytree(ALERTS.parent, tmp_path / "rules")
+
+    def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [promtool, *arguments],
+            cwd=tmp_path / "rules",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for arguments in (("check", "rules", ALERTS.name), ("test", "rules", ALERTS_TEST.name)):
+        done = tool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    # A rule that never fires is noticed.
+    for rule in rules():
+        text = ALERTS.read_text("utf-8")
+        mute = text.replace(f"- alert: {rule['alert']}\n", f"- alert: {rule['alert']}Muted\n")
+        (tmp_path / "rules" / ALERTS.name).write_text(mute)
+        assert tool("test", "rules", ALERTS_TEST.name).returncode != 0, rule["alert"]
+
+
+def test_the_dashboard_is_laid_out_without_overlap() -> None:
+    cells = Counter(
+        (x, y)
+        for panel in panels()
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    )
+
+    assert max(cells.values()) == 1
+    assert max(x for x, _ in cells) == 23
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+    assert {panel["type"] for panel in panels()} == {"stat", "timeseries"}
+    assert {panel["datasource"]["uid"] for panel in panels()} == {"${datasource}"}
+    assert all('job=~"$job"' in t["expr"] for panel in panels() for t in panel["targets"])
