@@ -21,6 +21,8 @@ nox.needs_version = ">=2025.2.9"
 ROOT = Path(__file__).parent
 PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 
+SUITES = ("acl", "base", "jobs", "process", "streams", "telemetry")
+"""The tests of the base itself."""
 LEAST_COVERAGE = 95
 """Of each module of the base, in percent of its lines and branches."""
 
@@ -102,7 +104,7 @@ def coverage(session: nox.Session) -> None:
     Not with Python 3.11, whose tracing loses what follows `asyncio.run`. Arguments are tests.
     """
     install(session, "test", "types")
-    tests = session.posargs or [f"tests/{name}" for name in ("base", "streams", "jobs", "process")]
+    tests = session.posargs or [f"tests/{name}" for name in SUITES]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=show_pyenv_pythons())
     session.run("coverage", "combine", "--quiet")

@@ -233,6 +233,9 @@ async def test_a_stream_key_that_holds_something_else_raises(redis: ArqRedis) ->
     await redis.set(STREAM, "text")
     with pytest.raises(ArqRetry, match="WRONGTYPE"):
         await requeue_to_stream(job_ctx(redis), STREAM, {"type": "x"})
+    await redis.delete(STREAM)
+    await requeue_to_stream(job_ctx(redis), STREAM, {"type": "x"})
+    assert len(await entries(redis, STREAM)) == 1
 
 
 async def test_a_redis_that_is_away_raises_and_the_same_job_succeeds_later(
