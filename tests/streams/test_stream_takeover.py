@@ -154,7 +154,7 @@ async def test_the_lease_of_what_was_taken_over_is_renewed_while_it_runs(
     await make_group(redis)
     (entry_id,) = await send(redis, 1)
     await abandon_first(redis, entry_id)
-    config = config_for(server, lease_timeout=0.5)
+    config = config_for(server, lease_timeout=0.5, max_deliveries=9)
     async with consuming(router, config) as first, consuming(router, config) as second:
         await until(lambda: first.counts["handled"] + second.counts["handled"])
         await until(lambda: first.is_idle and second.is_idle)
