@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from arq.worker import func
 from waiting import until
 from workerbase import BaseArqWorkerSettings, PermanentError, task
 from workerbase.config import WorkerConfig
@@ -200,3 +201,30 @@ def test_leases_of_nothing_are_not_told() -> None:
     record = Record()
     Monitors([record]).leases("job", "renewed", 0)
     assert record.told == []
+
+
+async def test_what_took_too_long_failed_with_a_timeout(server: Server, tmp_path: Path) -> None:
+    record = Record()
+    settings = settings_of(server, tmp_path, record)
+    assert settings.config
+    update = {"handler_timeout": 0.1, "max_retries": 1}
+    settings.config = settings.config.model_copy(update=update)
+    settings.functions = [func(late, timeout=0.1, max_tries=1)]
+    client = connect(settings.config.location)
+    stop = asyncio.Event()
+    running = asyncio.create_task(serve(settings, stop))
+    try:
+        await publish(cast("RedisClient", client), Ordered(number=1))
+        await client.enqueue_job("late")
+        await until(lambda: len(record.outcomes) == 2)
+    finally:
+        stop.set()
+        await running
+        await client.aclose(close_connection_pool=True)
+    assert {outcome for _, _, outcome, _ in record.outcomes} == {"dead_lettered"}
+    assert ("ordered", "TimeoutError") in record.around
+    assert ("late", "TimeoutError") in record.around
+
+
+async def late(ctx: Ctx) -> None:
+    await asyncio.sleep(30)

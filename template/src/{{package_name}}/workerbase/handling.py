@@ -42,6 +42,11 @@ class Slot:
             self.timed_out = True
             self.task.cancel()
 
+    @property
+    def only_late(self) -> bool:
+        """Whether nothing but `cancel_late` cancelled the handler."""
+        return self.timed_out and self.task is not None and self.task.cancelling() == 1
+
     def uncancel(self) -> bool:
         """Take back what `cancel_late` did; true if the slot itself was cancelled, too."""
         timed_out, self.timed_out = self.timed_out, False
@@ -123,15 +128,12 @@ class Handling:
         try:
             if self.settler.monitors:
                 with self.settler.monitors.running(work_of(delivery, head)):
-                    await self._handle(delivery, head)
+                    await self._handle(slot, delivery, head)
             else:
-                await self._handle(delivery, head)
+                await self._handle(slot, delivery, head)
         except asyncio.CancelledError as exc:
-            timed_out = slot.timed_out
             if slot.uncancel():
                 raise  # the drain is over; the entry is handed back
-            if timed_out:
-                return TimeoutError(f"handler took longer than {self.config.handler_timeout:g} s")
             return exc  # the handler's own doing
         except (Exception, SystemExit) as exc:  # a handler must not end the worker
             return exc
@@ -140,7 +142,7 @@ class Handling:
             slot.uncancel()
         return None
 
-    async def _handle(self, delivery: Delivery, head: Head) -> None:
+    async def _handle(self, slot: Slot, delivery: Delivery, head: Head) -> None:
         if head.problem or head.event_type is None:
             raise InvalidEventError(head.problem)
         route = self.router.route(delivery.stream, head.event_type)
@@ -154,7 +156,13 @@ class Handling:
             self.redis,
             self.ctx,
         )
-        await route.run(head.data, context)
+        try:
+            await route.run(head.data, context)
+        except asyncio.CancelledError:
+            if not slot.only_late:
+                raise
+            msg = f"handler took longer than {self.config.handler_timeout:g} s"
+            raise TimeoutError(msg) from None
 
     async def _failed(
         self, delivery: Delivery, head: Head, error: BaseException, seconds: float

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -93,12 +94,10 @@ class JobRunner(Worker):
         }
         await self._hook("on_job_start", attempt)
         attempt.start_ms, began = timestamp_ms(), time.monotonic()
-        timeout = self.job_timeout_s if function.timeout_s is None else function.timeout_s
         try:
             self._log_start(attempt)
             self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
-            async with asyncio.timeout(timeout):
-                attempt.result = await self._call(function, attempt)
+            attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
         except (Exception, asyncio.CancelledError, SystemExit) as exc:
             attempt.error = attempt.result = exc
@@ -114,10 +113,13 @@ class JobRunner(Worker):
         run: Callable[..., Awaitable[object]] = cast("Any", function.coroutine)
         if self._policy is not None:
             run = Task.of(function) or run
-        if not self._monitors:
-            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
-        with self._monitors.running(attempt.work(self.queue_name)):
-            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        timeout = self.job_timeout_s if function.timeout_s is None else function.timeout_s
+        around: AbstractContextManager[object] = nullcontext()
+        if self._monitors:
+            around = self._monitors.running(attempt.work(self.queue_name))
+        with around:
+            async with asyncio.timeout(timeout):
+                return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shows_data(self) -> bool:
         """Whether arguments and results may be in the log: `log_results`, or level DEBUG."""

@@ -34,7 +34,7 @@ _W3C = TraceContextTextMapPropagator()
 class Tracing(Monitor):
     """Opens a span around each run.
 
-    What its time-out, an abort or the end of the worker cut off has failed with CancelledError.
+    What an abort or the end of the worker cut off has failed with CancelledError.
 
     Args:
         config: if given, spans say the consumer group and where Redis is.
