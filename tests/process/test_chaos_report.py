@@ -7,9 +7,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
 from workerbase import keys
-from workerbase.devtools import chaos
+from workerbase.devtools import chaos, chaos_worker
 from workerbase.devtools.chaos import GROUP, HANDLED, QUEUE, RAN, STREAM, Plan, Report, Tally, Work
 from workerbase.devtools.server import Server
+from workerbase.types import Ctx, RedisClient
 
 PLAN = Plan(
     messages=4, jobs=4, workers=1, producers=1, kill=0.0, restart=0.0, toxic=0.0, killers=0,
@@ -130,3 +131,26 @@ def test_the_table_says_whether_something_was_lost(passed: bool) -> None:
     assert "1,234" in text
     assert ("median 2.0 s, longest 9.0 s" in text) != passed
     assert ("one, two" in text) != passed
+
+
+async def test_a_message_or_job_of_chaos_works_fails_or_dies_as_it_says(
+    client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[int] = []
+
+    def die(code: int) -> None:
+        deaths.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", die)
+    ctx: Ctx = {"redis": client}
+    for _ in range(2):
+        await chaos_worker.job(ctx, 7, "good")
+    with pytest.raises(ValueError, match="toxic"):
+        await chaos_worker.job(ctx, 8, "toxic")
+    with pytest.raises(SystemExit):
+        await chaos_worker.work(client, HANDLED, 9, "killer")
+    await chaos_worker.work(client, HANDLED, 1, "good")
+    assert deaths == [9]
+    assert await client.execute_command("HGETALL", RAN) == {b"7": b"2"}
+    assert await client.execute_command("HGETALL", HANDLED) == {b"1": b"1"}

@@ -284,3 +284,29 @@ async def test_a_soak_through_all_fates_leaves_no_key_behind(
     assert {key for key in expiring if await redis.execute_command("TTL", key) < 0} == set()
     assert await pending(redis) == []
     assert await redis.execute_command("XINFO", "CONSUMERS", STREAM, GROUP) != []
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_the_janitor_outlives_errors_and_a_stream_that_is_gone_is_none(
+    server: Server, redis: RedisClient, config_for: ConfigFor, monkeypatch: Any, gone: bool
+) -> None:
+    for name in ("PERIOD_S", "SWEEP_EVERY_S", "UNPARK_EVERY_S"):
+        monkeypatch.setattr(f"workerbase.janitor.{name}", 0.02)
+    if not gone:
+        await redis.execute_command("SET", STREAM, "text")
+    janitor = janitor_of(redis, config_for(server))
+    janitor._link.ok()
+    rounds = 0
+    trim = janitor.trim
+
+    async def counted(stream: str) -> int:
+        nonlocal rounds
+        rounds += 1
+        return await trim(stream)
+
+    monkeypatch.setattr(janitor, "trim", counted)
+    tidying = asyncio.create_task(janitor.run())
+    await until(lambda: rounds >= 3)
+    assert not tidying.done()
+    assert janitor._link.up == gone
+    tidying.cancel()
