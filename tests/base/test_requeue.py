@@ -337,3 +337,12 @@ async def test_arqs_worker_keeps_a_job_that_failed_and_defers_it(
     assert worker.jobs_complete == 1
     assert len(await entries(redis, STREAM)) == 1
     await worker.close()
+
+
+async def test_messages_of_which_nothing_is_known_are_never_taken_for_one(
+    each_redis: ArqRedis,
+) -> None:
+    """They are called by hand, without a job, and may come within one millisecond."""
+    calls = [requeue_to_stream({"redis": each_redis}, STREAM, {"n": n}) for n in range(200)]
+    await asyncio.gather(*calls)
+    assert len(await entries(each_redis, STREAM)) == 200

@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Mapping
 from typing import Any, cast
+from uuid import uuid4
 
 from arq.constants import default_queue_name, job_key_prefix
 from arq.worker import Function, func
@@ -93,7 +94,12 @@ async def _requeue(ctx: Ctx, stream_name: str, payload: Mapping[str, FieldValue]
     queue = getattr(redis, "default_queue_name", default_queue_name)
     dropped = await scripts.requeue(
         cast("RedisClient", redis),
-        [target, keys.requeued(stream_name, failure), str(queue), job_key_prefix + job_id],
+        [
+            target,
+            keys.requeued(stream_name, failure or uuid4().hex),
+            str(queue),
+            job_key_prefix + job_id,
+        ],
         [job_id, keys.DEDUP_TTL_MS if failure else 1, bound, *wire.flatten(fields)],
     )
     if dropped > 0:
