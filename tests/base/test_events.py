@@ -42,6 +42,13 @@ def test_a_handler_that_is_not_async_is_refused() -> None:
         EventRouter().on(Placed)(plain)  # type: ignore[arg-type]
 
 
+def test_a_handler_that_does_not_take_event_and_context_is_refused() -> None:
+    async def short(event: Event) -> None: ...
+
+    with pytest.raises(RegistrationError, match=r"the handler of Placed must take \(event, ctx\)"):
+        EventRouter().on(Placed)(short)  # type: ignore[arg-type]
+
+
 def test_a_second_handler_is_refused_with_the_name_of_the_first() -> None:
     router = EventRouter()
     router.on(Placed)(handler)

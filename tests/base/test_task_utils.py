@@ -12,7 +12,13 @@ from arq.worker import Retry as ArqRetry
 from arq.worker import RetryJob, Worker, create_worker
 from workerbase import BaseArqWorkerSettings, WorkerConfig, task, wire
 from workerbase.devtools.server import Server
-from workerbase.errors import JobFailedError, PermanentError, TransientError, WorkerError
+from workerbase.errors import (
+    JobFailedError,
+    PermanentError,
+    RegistrationError,
+    TransientError,
+    WorkerError,
+)
 from workerbase.retry import RetryPolicy
 from workerbase.task_utils import (
     JobInfo,
@@ -278,3 +284,10 @@ def test_job_info_tells_of_the_job_or_of_none() -> None:
     ctx: dict[str, Any] = {"job_id": "j", "job_try": 3, "enqueue_time": now}
     assert job_info(ctx) == JobInfo("j", 3, now)
     assert job_info({}) == JobInfo("", 1, None)
+
+
+def test_a_task_without_parentheses_is_told_what_to_write() -> None:
+    async def send(ctx: Ctx) -> None: ...
+
+    with pytest.raises(RegistrationError, match=r"write @task\(\)"):
+        task(send)  # type: ignore[arg-type]

@@ -157,7 +157,9 @@ def test_purge_asks_first_and_deletes_only_what_is_meant(project: Project) -> No
     fill(project, 20)
     refused = project.run("dlq", "purge", stdin="n\n")
     assert refused.returncode == 1
+    assert "Delete 20 messages for good?" in refused.stdout
     assert project.redis.xlen("orders:dlq") == 20
+    assert project.run("dlq", "purge", "--reason", "poison").stdout == "0 purged\n"
     assert project.run("dlq", "purge", "--dry-run").stdout == "20 would be purged\n"
     assert answer(project, "purge", "--yes", "--reason", "permanent")["purged"] == 2
     assert project.redis.xlen("orders:dlq") == 18

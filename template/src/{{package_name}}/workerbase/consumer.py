@@ -138,7 +138,7 @@ class Consumer:
             WorkerError: a loop ended that must not; nothing is lost, but this consumer is done.
         """
         await self._ensure_groups()
-        logger.info("consuming %s as %s", ", ".join(self._router.streams), self.name)
+        logger.info("%s is to consume %s", self.name, ", ".join(self._router.streams))
         intake, core = Services(), Services()
         core.start(f"{self.name}: renew", self._keeper.renew())
         core.start(f"{self.name}: watch", self._handling.watch())
@@ -191,11 +191,12 @@ class Consumer:
             try:
                 count = await leases.hand_back(keep)
             except OUTAGE_ERRORS as exc:
-                logger.warning(
-                    "could not hand back entries of %s (%s); others take them after the lease",
-                    stream,
-                    exc,
-                )
+                if self._held[stream]:
+                    logger.warning(
+                        "could not hand back entries of %s (%s); others take them after the lease",
+                        stream,
+                        exc,
+                    )
             else:
                 if count:
                     logger.info("handed %d entries of %s back", count, stream)

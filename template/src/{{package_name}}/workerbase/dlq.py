@@ -60,6 +60,11 @@ class DeadEntry:
         """How often the message was replayed."""
         return deadletter.number(self.payload.get(deadletter.REPLAYS))
 
+    @property
+    def history(self) -> list[object]:
+        """The failures of a job, newest last; messages keep only their last."""
+        return cast("list[object]", json.loads(self.payload.get(deadletter.HISTORY, "[]")))
+
     def as_dict(self) -> dict[str, object]:
         """Return what there is to say, for ``--json``."""
         return {
@@ -76,7 +81,7 @@ class DeadEntry:
             "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
             "data": self.payload.get(DATA, ""),
-            "history": json.loads(self.payload.get(deadletter.HISTORY, "[]")),
+            "history": self.history,
             "traceback": self.payload.get(deadletter.TRACEBACK, ""),
         }
 

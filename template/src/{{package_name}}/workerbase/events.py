@@ -119,6 +119,11 @@ class EventRouter:
             if not inspect.iscoroutinefunction(handler):
                 msg = f"the handler of {model.__name__} is not an async function: {handler!r}"
                 raise RegistrationError(msg)
+            try:
+                inspect.signature(handler).bind(None, None)
+            except TypeError as exc:
+                msg = f"the handler of {model.__name__} must take (event, ctx): {exc}"
+                raise RegistrationError(msg) from exc
             routes = self._routes.setdefault(model.stream, {})
             name = model.event_type.encode()
             if name in routes:

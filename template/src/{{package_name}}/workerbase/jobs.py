@@ -175,12 +175,14 @@ class JobWorker(JobRunner):
             await self.pool.delete(self.health_check_key)
 
     async def _hand_back(self) -> None:
-        for claim in [claim for claim in self._held.values() if not claim.started]:
+        waiting = [claim for claim in self._held.values() if not claim.started]
+        for claim in waiting:
             self._forget(claim)
         try:
             count = await self._queue.hand_back(self._held)
         except OUTAGE_ERRORS as exc:
-            logger.warning("could not hand jobs back (%s); they wait a lease", exc)
+            if waiting:
+                logger.warning("could not hand jobs back (%s); they wait a lease", exc)
         else:
             if count:
                 logger.info("handed %d jobs back", count)

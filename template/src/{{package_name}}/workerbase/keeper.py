@@ -95,6 +95,12 @@ class Keeper:
                 held[delivery.entry_id] = delivery
                 taken.append(delivery)
         self.settler.monitors.leases("message", "taken_over", len(taken))
+        if taken:
+            logger.info(
+                "took over %d entries of %s from consumers that are gone or drained",
+                len(taken),
+                leases.stream,
+            )
         try:
             await self._start_all(leases, taken)
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from arq.constants import default_queue_name
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from .connect import OUTAGE_ERRORS
 from .monitor import Monitors
@@ -25,6 +25,12 @@ REFUSED_S = 2.0
 Longer than `MAX_DELAY_S`: what was refused is tried again before."""
 LOG_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 2.0
+
+_HINTS: dict[type[BaseException], str] = {
+    AuthenticationError: "; the login in WORKER_REDIS_DSN is refused",
+    NoPermissionError: "; `ACL LOG` in Redis names what its user may not do, and "
+    "deploy/redis/users.conf gives what a worker needs",
+}
 
 
 class RedisLink:
@@ -78,11 +84,12 @@ class RedisLink:
             self._log_after = now + LOG_EVERY_S
             self._logged = True
             logger.error(
-                "Redis failed while %s (%s: %s); nothing is lost, trying again since %.0f s",
+                "Redis failed while %s (%s: %s); nothing is lost, trying again for %.0f s now%s",
                 doing,
                 type(error).__name__,
                 error,
                 now - self._down_since,
+                _HINTS.get(type(error), ""),
             )
         return min(MAX_DELAY_S, 0.05 * 2.0 ** min(self._failures - 1, 5))
 

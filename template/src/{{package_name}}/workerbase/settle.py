@@ -73,14 +73,17 @@ class Settler:
         """Count, log and tell what became of a delivery."""
         self.counts[outcome] += 1
         if error is not None:
-            logger.warning(
+            given_up = outcome == "dead_lettered"
+            logger.log(
+                logging.ERROR if given_up else logging.WARNING,
                 "%s %s of %s: %s (%s: %s)",
                 head.name,
                 head.message_id,
                 delivery.stream,
-                outcome.replace("_", " "),
+                outcome.replace("_", "-" if given_up else " "),
                 type(error).__name__,
                 deadletter.text_of(error),
+                exc_info=error if given_up else None,
             )
         if self.monitors:
             self.monitors.ended(work_of(delivery, head), outcome, error, seconds)

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Generic, Never, ParamSpec, TypeVar, cast
 
 from arq import cron as arq_cron
 from arq.connections import ArqRedis
@@ -15,7 +15,7 @@ from arq.worker import Function, RetryJob, func
 from arq.worker import Retry as ArqRetry
 
 from .config import WorkerConfig
-from .errors import WorkerError
+from .errors import RegistrationError, WorkerError
 from .jobqueue import QueueClient
 from .retry import ErrorTypes, Retry, RetryPolicy
 from .types import Call, Ctx
@@ -100,7 +100,7 @@ class Task(Generic[P, R]):
 
 
 def task(
-    *,
+    *misplaced: Never,
     max_retries: int | None = None,
     backoff: float | None = None,
     backoff_max: float | None = None,
@@ -121,7 +121,13 @@ def task(
         permanent: exceptions that end the job at once, beside `errors.PermanentError`.
         transient: exceptions to retry although a base class of theirs is permanent.
         timeout: of one try, in seconds, instead of the worker's ``job_timeout``.
+        misplaced: nothing; there to tell who forgot the parentheses.
+
+    Raises:
+        RegistrationError: it was used without parentheses.
     """
+    if misplaced:
+        raise RegistrationError("write @task() or @task(max_retries=…), with parentheses")
     limits = {"max_retries": max_retries, "base": backoff, "cap": backoff_max}
     return lambda function: Task(function, timeout, permanent, transient, **limits)
 

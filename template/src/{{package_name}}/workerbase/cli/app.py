@@ -85,7 +85,7 @@ class App:
         try:
             return asyncio.run(main())
         except (RedisError, OSError) as exc:
-            msg = f"Redis at {config.location}: {exc}"
+            msg = f"Redis at {config.location}, as WORKER_REDIS_DSN says: {exc}"
             raise click.ClickException(msg) from exc
 
 

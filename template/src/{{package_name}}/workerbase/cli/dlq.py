@@ -2,6 +2,7 @@
 """``dlq``: look at dead letters, send them back, delete them."""
 
 import asyncio
+import json
 import re
 import time
 from collections import Counter
@@ -41,7 +42,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
         click.option("--type", "event_type", default="", help="Event type."),
-        click.option("--error", default="", help="Part of the error, or its fingerprint."),
+        click.option("--error", default="", help="Part of the error, or its error id."),
         click.option(
             "--reason",
             default="",
@@ -148,12 +149,22 @@ def show(
         print_json([entry.as_dict() for entry in entries])
         return
     for entry in entries:
-        for name, value in entry.as_dict().items():
-            app.console.print(f"[bold]{name:<16}[/bold]", end=" ")
-            app.console.print(printable(str(value).rstrip()), markup=False)
-        app.console.print()
+        _print_entry(app, entry)
     if not entries:
         app.console.print("nothing matches")
+
+
+def _print_entry(app: App, entry: DeadEntry) -> None:
+    for name, value in entry.as_dict().items():
+        text = str(value).rstrip()
+        if name == "history":
+            text = "\n".join(map(json.dumps, entry.history))
+        if text:
+            app.console.print(
+                f"[bold]{name.replace('fingerprint', 'error id'):<16}[/bold]", end=" "
+            )
+            app.console.print(printable(text), markup=False)
+    app.console.print()
 
 
 def changes(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,20 +212,21 @@ def replay(app: App, /, max_replays: int, **options: Any) -> None:
 @pass_app
 def purge(app: App, /, yes: bool, **options: Any) -> None:
     """Delete dead letters for good."""
-    if not yes and not options["dry_run"]:
-        click.confirm("Delete these messages for good?", abort=True)
 
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
         return "purged" if dry_run or await target.purge(entry) else "gone"
 
+    if not yes and not options["dry_run"]:
+        meant = _change_all(app, "purged", change, options | {"dry_run": True})["purged"]
+        if meant:
+            click.confirm(f"Delete {meant:,} messages for good?", abort=True)
     _apply(app, "purged", change, options)
 
 
-def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None:
-    stream, parked = options.pop("stream"), options.pop("parked")
-    as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
-    limit, rate = options.pop("limit"), options.pop("rate")
-    wanted = Filter(**options)
+def _change_all(app: App, verb: str, change: Change, options: dict[str, Any]) -> Counter[str]:
+    own = ("stream", "parked", "as_json", "dry_run", "limit", "rate")
+    wanted = Filter(**{name: value for name, value in options.items() if name not in own})
+    stream, parked, _, dry_run, limit, rate = (options[name] for name in own)
 
     async def work(redis: ArqRedis) -> Counter[str]:
         done: Counter[str] = Counter()
@@ -232,7 +244,12 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
                         await asyncio.sleep(1 / rate)
         return done
 
-    done = app.with_redis(work)
+    return app.with_redis(work)
+
+
+def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None:
+    as_json, dry_run = options["as_json"], options["dry_run"]
+    done = _change_all(app, verb, change, options)
     if as_json:
         print_json({"dry_run": dry_run, **done})
         return
