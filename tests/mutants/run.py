@@ -8,6 +8,7 @@ fail without any change; a mutant that changes nothing is listed as ``equivalent
 """
 
 import argparse
+import functools
 import importlib.util
 import multiprocessing
 import os
@@ -59,12 +60,17 @@ class Mutant:
         Raises:
             LookupError: its text is not in the base, or more than once.
         """
-        found = {path: path.read_text().count(self.old) for path in base.rglob("*.py")}
+        found = {path: text.count(self.old) for path, text in _texts(base).items()}
         if sum(found.values()) != 1:
             modules = ", ".join(path.name for path, count in found.items() if count) or "nowhere"
             msg = f"{self.name}: found {sum(found.values())} times ({modules}): {self.old!r}"
             raise LookupError(msg)
         return next(path for path, count in found.items() if count)
+
+
+@functools.cache
+def _texts(base: Path) -> dict[Path, str]:
+    return {path: path.read_text() for path in base.rglob("*.py")}
 
 
 def mutants() -> Iterator[Mutant]:
