@@ -44,7 +44,7 @@ COLUMNS = {
 }  # fmt: skip
 IDLE_COLUMNS = {
     "workers": "workers", "command_rate": "commands per second", "server_cpu": "server CPU, cores",
-    "worker_cpu": "CPU of all workers, cores",
+    "worker_cpu": "CPU of all workers, cores", "connections": "connections",
 }  # fmt: skip
 
 
@@ -101,19 +101,15 @@ def _ceiling(results: Results) -> list[str]:
     live, backlog = (_cost(results, scenario) for scenario in (LIVE, BACKLOG))
     if publish is None or live is None or backlog is None:
         return []
-    costs = (live, backlog + publish)
+    costs = [live, backlog + publish]
     rates = [1e6 / cost for cost in costs]
     rows = [
         ("measured: server CPU µs each, publishing one by one included", costs),
         ("derived: messages a second when the server's core is full", rates),
-        *(
-            (
-                f"derived: workers that handle {LOAD.ideal:g} a second, {count} server{'s' * (count > 1)}",
-                [count * rate / LOAD.ideal for rate in rates],
-            )
-            for count in SHARDS
-        ),
     ]
+    for count in SHARDS:
+        what = f"derived: workers that handle {LOAD.ideal:g} a second each, servers: {count}"
+        rows.append((what, [count * rate / LOAD.ideal for rate in rates]))
     return [
         f"Publishing one event: {publish:.1f} µs of the server's CPU.",
         "",
@@ -135,7 +131,7 @@ def _cost(results: Results, scenario: str) -> float | None:
 def main() -> None:
     """Measure what the command line asks for and print the tables."""
     parser = argparse.ArgumentParser(description="Scale")
-    parser.add_argument("--quick", action="store_true", help="two seconds each")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the time for each point")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--log", type=Path, help="write what the workers print to this file")
     parser.add_argument("--render", type=Path, help="measure nothing, show such a file")

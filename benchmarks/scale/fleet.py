@@ -80,6 +80,10 @@ class Shard(Bench):
         cpu = self._redis.info("cpu")
         return float(cpu["used_cpu_sys"] + cpu["used_cpu_user"])
 
+    def connections(self) -> int:
+        """Return how many connections the workers hold, those of publishers aside."""
+        return int(self._redis.info("clients")["connected_clients"]) - 1
+
     def commands(self) -> float:
         """Return how many commands the server has run."""
         return self._commands()[0]
@@ -189,7 +193,8 @@ class Fleet:
     async def idle(self, seconds: float) -> Metrics:
         """Measure what the workers cost while there is nothing to do."""
         await asyncio.sleep(1)
-        return await self._window(seconds)
+        window = await self._window(seconds)
+        return window | {"connections": float(sum(s.connections() for s in self.shards))}
 
     def _rest(self, target: int) -> Metrics:
         """Let the workers end what they have; say what was not handled, and what twice."""
