@@ -174,14 +174,19 @@ class Fleet:
         # A second before and one after: the last of a backlog keeps few slots busy.
         count = int(self.load.ideal * (seconds + 2)) // len(self.shards) * len(self.shards)
         target = self._handled() + count
+        # Stopped for as long as it takes, or many workers do it as fast as it is laid.
+        for worker in self._workers:
+            worker.suspend()
         await ShardedPublisher(self.configs).fill(count)
+        for worker in self._workers:
+            worker.resume()
         await asyncio.sleep(1)
         metrics = await self._window(seconds)
         return metrics | self._rest(target) | {"wanted": self.load.ideal}
 
-    async def live(self, seconds: float) -> Metrics:
+    async def live(self, seconds: float, most: float = MOST_LIVE) -> Metrics:
         """Measure while events come one by one, and fewer than the workers could handle."""
-        rate = min(MOST_LIVE, LIVE_SHARE * self.load.ideal)
+        rate = min(most, LIVE_SHARE * self.load.ideal)
         count = int(rate * (seconds + 1))
         target = self._handled() + count
         publishing = asyncio.create_task(ShardedPublisher(self.configs).trickle(count, rate))
@@ -204,6 +209,10 @@ class Fleet:
         time.sleep(SETTLE_S)
         missing, twice = max(0, target - handled), max(0, self._handled() - target)
         return {"missing": float(missing), "twice": float(twice)}
+
+    @property
+    def _workers(self) -> list[psutil.Process]:
+        return [worker for shard in self.shards for worker in shard.workers]
 
     def _handled(self) -> int:
         return sum(shard.handled() for shard in self.shards)
