@@ -37,7 +37,7 @@ async def cluster(cluster_server: Server) -> AsyncIterator[RedisClient]:
     async with client_of(cluster_server) as client:
 
         async def is_ready() -> bool:
-            return (await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok"
+            return bool((await client.execute_command("CLUSTER INFO"))["cluster_state"] == "ok")
 
         await until(is_ready)
         cluster_server.flush()
