@@ -225,7 +225,7 @@ def promtool(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``."""
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``, ``scale``."""
     install(session, "bench")
     which, *options = session.posargs or ["streams", "--quick"]
     path = {"PYTHONPATH": str(PACKAGE)}

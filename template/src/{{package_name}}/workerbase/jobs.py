@@ -311,7 +311,7 @@ class JobWorker(JobRunner):
     def _lose(self, gone: set[Claim]) -> None:
         for claim in gone:
             self._forget(claim)
-            if claim.job_id in self.tasks:
+            if claim.job_id in self.job_tasks:  # what has ended may be gone from Redis
                 logger.warning(
                     "the lease of job %s ran out while it ran; it may run twice", claim.job_id
                 )

@@ -51,8 +51,10 @@ class Keeper:
 
     def _lose(self, stream: StreamName, lost: list[EntryId]) -> None:
         # What was settled while the renewal was under way is not held any more.
-        gone = {d for entry_id in lost if (d := self.settler.held[stream].pop(entry_id, None))}
+        held = self.settler.held[stream]
+        gone = {d for id_ in lost if (d := held.get(id_)) and not d.settling}
         for delivery in gone:
+            self.settler.let_go(delivery)
             if delivery.started:
                 logger.warning(
                     "the lease of %s %s ran out while it was handled; it may run twice",

@@ -34,6 +34,8 @@ class Delivery:
     """How often Redis has delivered the entry, this time included."""
     started: bool = False
     """A slot has it. What has not started is handed back at once when the worker stops."""
+    settling: bool = False
+    """Its outcome is on the way to Redis, which may have it and not have said so yet."""
 
 
 Held: TypeAlias = dict[StreamName, dict[EntryId, Delivery]]

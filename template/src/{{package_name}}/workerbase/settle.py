@@ -90,6 +90,7 @@ class Settler:
 
     def handled(self, delivery: Delivery, head: Head, seconds: float) -> None:
         """Acknowledge soon what its handler has handled."""
+        delivery.settling = True
         self.acks.add(delivery)
         self.report("handled", delivery, head, None, seconds)
 
@@ -102,6 +103,7 @@ class Settler:
         seconds: float = 0.0,
     ) -> None:
         """Settle what failed as the policy has decided."""
+        delivery.settling = True
         if isinstance(decision, DeadLetter):
             outcome = await self.set_aside(delivery, error, decision, head.attempt)
         else:
