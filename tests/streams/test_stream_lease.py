@@ -407,3 +407,40 @@ async def test_what_a_dead_worker_held_is_taken_over_at_once_and_started_one_by_
         await until(lambda: len(running) == 12)
         done.set()
         await until(lambda: consumer.counts["handled"] == 12)
+
+
+async def test_what_is_acknowledged_while_the_leases_are_renewed_is_no_loss(
+    redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any, caplog: Any
+) -> None:
+    """Redis has the acknowledgement, and tells the renewal before it tells us so."""
+    router, renewed = EventRouter(), asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None: ...
+
+    lost: list[EntryId] = []
+    real = Leases.renew
+
+    async def renew(self: Leases, ids: Any) -> list[EntryId]:
+        found = await real(self, ids)
+        lost.extend(found)
+        if found:
+            renewed.set()
+        return found
+
+    async with consuming(router, config_for(server, lease_timeout=1.0)) as consumer:
+        command = consumer._redis.execute_command
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            reply = await command(*args, **options)
+            if args[0] == "XACK":
+                await renewed.wait()
+            return reply
+
+        monkeypatch.setattr(consumer._redis, "execute_command", slow)
+        monkeypatch.setattr(Leases, "renew", renew)
+        await send(redis, 1)
+        await until(lambda: consumer.is_idle and consumer.counts["handled"])
+        monkeypatch.undo()
+    assert len(lost) >= 1
+    assert "ran out" not in caplog.text

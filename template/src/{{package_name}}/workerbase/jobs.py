@@ -306,15 +306,18 @@ class JobWorker(JobRunner):
                 continue
             self._lose({held[job_id] for job_id in lost})
             self._monitors.leases("job", "renewed", len(held) - len(lost))
-            self._monitors.leases("job", "lost", len(lost))
 
     def _lose(self, gone: set[Claim]) -> None:
         for claim in gone:
             self._forget(claim)
-            if claim.job_id in self.job_tasks:  # what has ended may be gone from Redis
-                logger.warning(
-                    "the lease of job %s ran out while it ran; it may run twice", claim.job_id
-                )
+        # What has ended may be gone from Redis before we hear of it: that is no loss.
+        running = [claim for claim in gone if claim.job_id in self.job_tasks]
+        for claim in running:
+            logger.warning(
+                "the lease of job %s ran out while it ran; it may run twice", claim.job_id
+            )
+        waiting = sum(not claim.started for claim in gone)
+        self._monitors.leases("job", "lost", len(running) + waiting)
         self._buffer.drop(gone)
 
     # --- upkeep
