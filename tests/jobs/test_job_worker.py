@@ -10,13 +10,14 @@ from arq.constants import in_progress_key_prefix
 from arq.cron import cron
 from arq.jobs import JobStatus
 from arq.worker import func
-from jobkit import QUEUE, burst, client_of, dead_letters, until, working
+from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.jobqueue import JobQueue, QueueClient
 from workerbase.jobs import JobWorker
+from workerbase.link import RedisLink
 from workerbase.retry import RetryPolicy
 from workerbase.task_utils import task
 from workerbase.types import Ctx
@@ -293,3 +294,18 @@ async def test_upkeep_outlives_an_outage(
     monkeypatch.setattr(JobWorker, "heart_beat", failing)
     async with working(config):
         await until(lambda: beats >= 2, 5)
+
+
+async def test_one_pass_of_the_loop_that_arq_wrote_ends_its_jobs(config: WorkerConfig) -> None:
+    async def job(ctx: Ctx) -> str:
+        return "done"
+
+    async with client_of(config) as client:
+        added = await client.enqueue_job("job")
+        assert added
+        worker = JobWorker.of(settings_of(config, job), client, {}, RedisLink())
+        worker.ctx["redis"] = client
+        await worker._poll_iteration()
+        assert await added.result(timeout=5, poll_delay=0.01) == "done"
+        assert await client.zcard(config.queue_name) == 0
+        await until(lambda: not worker.tasks)

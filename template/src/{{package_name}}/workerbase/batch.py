@@ -37,6 +37,8 @@ class Batcher(Generic[T]):
         self._waiting: list[T] = []
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
+        self.running = False
+        """Whether `run` writes what is added."""
 
     def add(self, item: T) -> None:
         """Write ``item`` soon."""
@@ -45,15 +47,19 @@ class Batcher(Generic[T]):
 
     async def run(self) -> None:
         """Write until cancelled; Redis being away only delays it."""
-        while True:
-            await self._wake.wait()
-            await asyncio.sleep(LINGER_S)
-            self._wake.clear()
-            try:
-                await self.flush()
-            except OUTAGE_ERRORS as exc:
-                self._wake.set()
-                await self._link.wait_after(exc, self._doing)
+        self.running = True
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(LINGER_S)
+                self._wake.clear()
+                try:
+                    await self.flush()
+                except OUTAGE_ERRORS as exc:
+                    self._wake.set()
+                    await self._link.wait_after(exc, self._doing)
+        finally:
+            self.running = False
 
     async def flush(self) -> None:
         """Write what waits; what Redis does not confirm waits on.

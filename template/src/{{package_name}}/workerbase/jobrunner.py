@@ -278,8 +278,11 @@ class JobRunner(Worker):
         return dropped >= 0
 
     async def _end(self, attempt: Attempt) -> bool:
+        ended = self._ended(attempt)
+        if not self._finisher.running:  # one pass without loops, or a job that outlived them
+            return not await self._queue.finish([ended])
         owned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._finisher.add((self._ended(attempt), owned))
+        self._finisher.add((ended, owned))
         return await owned
 
     def _ended(self, attempt: Attempt) -> Ended:
