@@ -172,7 +172,7 @@ async def test_in_a_terminal_the_log_is_readable(
         os.close(ours)
 
     text = b"".join(written).decode()
-    (told,) = [line for line in text.splitlines() if "refused" in line]
+    (told,) = [line for line in text.splitlines() if "dead-lettered" in line]
     assert not told.startswith("{")
     assert "refused by https://[redacted]@bank" in told
     assert f"trace_id={trace_id}" in told
