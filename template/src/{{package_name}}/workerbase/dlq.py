@@ -243,16 +243,23 @@ class SetAside:
 
     async def newest_groups(self, most: int) -> list[Group]:
         """The same for the newest ``most`` entries: bounded, however many there are."""
-        groups, end = Groups(), "+"
-        while most > 0:
-            page = await self._page(end, "-", min(PAGE, most), "XREVRANGE")
-            for entry in page:
-                groups.add(entry)
-            if not page:
-                break
-            most -= len(page)
-            end = f"({page[-1].entry_id}"
+        groups = Groups()
+        async for entry in self.newest_entries(most):
+            groups.add(entry)
         return groups.by_count()
+
+    async def newest_entries(self, most: int) -> AsyncIterator[DeadEntry]:
+        """Yield the newest ``most`` entries, newest first."""
+        end = "+"
+        while most > 0:
+            count = min(PAGE, most)
+            page = await self._page(end, "-", count, "XREVRANGE")
+            for entry in page:
+                yield entry
+            if len(page) < count:
+                return
+            most -= count
+            end = f"({page[-1].entry_id}"
 
     async def replay(
         self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads

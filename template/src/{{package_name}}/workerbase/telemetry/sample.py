@@ -10,18 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import cast
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .. import deadletter, keys, wire
+from .. import deadletter
 from ..config import WorkerConfig
-from ..dlq import DeadEntry
+from ..dlq import DeadEntry, SetAside
 from ..events import EventRouter
 from ..status import Status, snapshot
-from ..types import EntryId, RedisClient
+from ..types import RedisClient
 
 logger = logging.getLogger(__name__)
 
@@ -102,25 +101,14 @@ class Sampler(Collector):
         known = self._letters.get(name)
         if not length:
             return Letters((0, ""), Counter())
-        newest = await self._read(name, 1)
-        state = (length, newest[0].entry_id if newest else "")
+        dlq = SetAside.dlq(self._redis, name)
+        state = (length, await dlq.newest())
         if known is not None and known.state == state:
             return known
-        letters = await self._read(name, NEWEST_LETTERS)
-        return Letters(state, Counter((each.fingerprint, _error_class(each)) for each in letters))
-
-    async def _read(self, name: str, count: int) -> list[DeadEntry]:
-        reply = await self._redis.execute_command(
-            "XREVRANGE", keys.dlq(name), "+", "-", "COUNT", count
-        )
-        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
-        return [
-            DeadEntry(
-                EntryId(wire.text(entry_id)),
-                {wire.text(field): wire.text(value) for field, value in fields.items()},
-            )
-            for entry_id, fields in rows
-        ]
+        errors = Counter[tuple[str, str]]()
+        async for letter in dlq.newest_entries(NEWEST_LETTERS):
+            errors[letter.fingerprint, _error_class(letter)] += 1
+        return Letters(state, errors)
 
     def collect(self) -> Generator[Metric]:
         """Yield what was found; only the age of the sample if it failed."""
