@@ -10,7 +10,6 @@ from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus, SerializationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase import BaseArqService, WorkerConfig
-from workerbase import service as service_module
 from workerbase.devtools.server import Server
 from workerbase.errors import ConfigError
 
@@ -31,8 +30,8 @@ async def test_the_pool_opens_on_first_use_once_under_concurrency(
         opened.append(real(*args))
         return opened[-1]
 
-    real = service_module.connect
-    monkeypatch.setattr(service_module, "connect", counting)
+    real = WorkerConfig.connect
+    monkeypatch.setattr(WorkerConfig, "connect", counting)
     before = await connections(redis)
     service = BaseArqService(config_for(server))
     assert opened == []

@@ -12,9 +12,9 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from . import renames
-from .connect import RedisLocation, arq_settings
+from .connect import RedisLocation, arq_settings, connect
 from .errors import ConfigError
-from .jobqueue import MAX_PAYLOAD
+from .jobqueue import MAX_PAYLOAD, QueueClient
 from .retry import ErrorTypes, RetryPolicy
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -202,6 +202,10 @@ class WorkerConfig(Environment):
     def location(self) -> RedisLocation:
         """Where Redis is."""
         return RedisLocation.parse(self.redis_dsn.get_secret_value())
+
+    def connect(self) -> QueueClient:
+        """Make a client of the queue; it connects when first used."""
+        return connect(self.location, self.queue_name, self.max_payload)
 
     @property
     def redis_settings(self) -> RedisSettings:

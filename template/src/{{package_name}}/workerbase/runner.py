@@ -59,7 +59,7 @@ async def serve(
     link = RedisLink(monitors=monitors)
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
     _handle_signals(stop, heartbeat.path)
-    redis = connect(config.location, config.queue_name, config.max_payload)
+    redis = config.connect()
     reader = connect(config.location)
     client = cast("RedisClient", redis)
     life = AsyncExitStack()

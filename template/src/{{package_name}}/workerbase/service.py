@@ -8,7 +8,6 @@ from typing import Any, Self, cast
 from arq.jobs import Job
 
 from .config import WorkerConfig
-from .connect import connect
 from .jobqueue import QueueClient
 from .types import Call, RedisClient
 
@@ -75,5 +74,5 @@ class BaseArqService:
         async with self._lock:
             if self._pool is None:
                 config = self._config = self._config or WorkerConfig.load()
-                self._pool = connect(config.location, config.queue_name, config.max_payload)
+                self._pool = config.connect()
             return self._pool

@@ -20,7 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import WorkerConfig
-from ..connect import connect
 from ..errors import SettingsError
 from ..events import EventRouter
 from ..settings import BaseArqWorkerSettings
@@ -76,7 +75,7 @@ class App:
         config = self.config
 
         async def main() -> T:
-            redis = connect(config.location, config.queue_name, config.max_payload)
+            redis = config.connect()
             try:
                 return await work(redis)
             finally:

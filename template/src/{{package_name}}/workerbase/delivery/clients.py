@@ -9,7 +9,7 @@ from typing import Self
 import redis
 
 from ..config import WorkerConfig
-from ..connect import connect, connect_sync
+from ..connect import connect_sync
 from ..jobqueue import QueueClient
 
 
@@ -47,7 +47,7 @@ class AppClients:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
-            client = connect(self.config.location, self.config.queue_name, self.config.max_payload)
+            client = self.config.connect()
             closing = self._until_closed(loop, client)
             with contextlib.suppress(StopIteration):
                 closing.__anext__().send(None)  # as far as its yield: now the loop knows of it
