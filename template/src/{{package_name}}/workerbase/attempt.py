@@ -13,7 +13,7 @@ from arq.jobs import DeserializationError, Deserializer, Serializer, serialize_r
 from arq.utils import ms_to_datetime, timestamp_ms
 from arq.worker import Function
 
-from . import deadletter, wire
+from . import deadletter, propagation, wire
 from .jobqueue import Claim, Ended
 from .monitor import Outcome, Work
 from .retry import DeadLetter, Decision, Reason, Retry
@@ -110,7 +110,7 @@ class Attempt:
             ms_to_datetime(self.enqueue_ms)
             self.function_name = str(job["f"])
             self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
-            self.trace = str(job.get("tp", ""))
+            self.trace = str(job.get(propagation.JOB_KEY, ""))
             return int(job["t"] or 0)
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
             msg = f"a field of the job is not what arq writes: {exc}"

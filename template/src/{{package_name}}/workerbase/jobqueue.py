@@ -190,7 +190,7 @@ class JobQueue:
 
 
 class QueueClient(ArqRedis):
-    """arq's client, with an ``enqueue_job`` of one round trip that wakes an idle worker."""
+    """arq's client, with an ``enqueue_job`` of one round trip that hands it to an idle worker."""
 
     max_payload: int = MAX_PAYLOAD
     """Larger jobs, and events that are published over this client, are refused; in bytes."""

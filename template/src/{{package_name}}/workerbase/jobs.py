@@ -3,15 +3,15 @@
 
 Due jobs are claimed in one round trip for all free slots, a little ahead of them (see `buffer`);
 a claim is a lease that is renewed while the job runs, so a dead worker's jobs run again within
-one lease. An enqueue by our clients wakes an idle worker; others are found by polling. What
-fails is retried or dead-lettered as the policy says. Redis being away only delays all of it.
+one lease. An enqueue by our clients hands the job to an idle worker; others are found by polling.
+What fails is retried or dead-lettered as the policy says. Redis being away only delays all of it.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any, Self, cast
@@ -105,44 +105,42 @@ class JobWorker(JobRunner):
             WorkerError: a loop ended that must not; what runs was drained all the same.
         """
         logger.info("running jobs of %s: %s", self.queue_name, ", ".join(self.functions))
-        intake, core = Services(), Services()
-        self._start_core(core)
-        intake.start("jobs: claim", self._claim_loop())
-        intake.start("jobs: wake", self._wake_loop())
-        intake.start("jobs: upkeep", self._upkeep_loop())
-        try:
-            await Services.wait(stop, intake, core)
-        finally:
-            await intake.cancel()
-            await self._drain(drain_seconds)
-            await core.cancel()
+        async with self._core() as core:
+            intake = Services()
+            intake.start("jobs: claim", self._claim_loop())
+            intake.start("jobs: wake", self._wake_loop())
+            intake.start("jobs: upkeep", self._upkeep_loop())
+            try:
+                await Services.wait(stop, intake, core)
+            finally:
+                await intake.cancel()
+                await self._drain(drain_seconds)
 
     async def main(self) -> None:
         """Run as arq's worker does, polling; `serve` does it better."""
-        core = Services()
-        self._start_core(core)
-        try:
+        async with self._core():
             await super().main()
-        finally:
-            await core.cancel()
 
-    def _start_core(self, core: Services) -> None:
+    @contextlib.asynccontextmanager
+    async def _core(self) -> AsyncGenerator[Services]:
+        """Run the loops that running jobs need until the last of them has ended."""
+        core = Services()
         core.start("jobs: leases", self._renew_loop())
         core.start("jobs: ends", self._finisher.run())
+        try:
+            yield core
+        finally:
+            await core.cancel()
 
     async def run_due(self) -> None:
         """Run the jobs that are due now and wait for them."""
         self.ctx["redis"] = self.pool
-        core = Services()
-        self._start_core(core)
-        try:
+        async with self._core():
             while True:
                 await self._claim(self.max_jobs)
                 if not self.tasks:
                     return
                 await asyncio.wait(self.tasks.values())
-        finally:
-            await core.cancel()
 
     async def startup(self) -> None:
         """Run the startup hook."""
