@@ -23,3 +23,14 @@ async def until(
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:g} s: {what or inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.01)
+
+
+def until_true(condition: Callable[[], Any], what: str, *, patience: float) -> Any:
+    """The same without an event loop, for conditions of other processes."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    pytest.fail(f"{what}: not within {patience:.0f} s")

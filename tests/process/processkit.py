@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as sync_redis
+from waiting import until_true
 from workerbase import probe
 from workerbase.devtools.server import Server
 
@@ -18,16 +19,7 @@ BASE = HERE.parents[1] / "template" / "src" / "{{package_name}}"
 PATIENCE_S = 60.0
 """For a condition that comes in a second where nothing else runs."""
 
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition and return what it came to."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"{what}: not within {PATIENCE_S:.0f} s")
+until = partial(until_true, patience=PATIENCE_S)
 
 
 class Running:

@@ -9,11 +9,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import until_true
 from workerbase.devtools.server import Server
 
 HERE = Path(__file__).parent
@@ -22,16 +24,7 @@ PATIENCE_S = 30.0
 
 Labels = frozenset[tuple[str, str]]
 
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition and return what it came to."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"{what}: not within {PATIENCE_S:.0f} s")
+until = partial(until_true, patience=PATIENCE_S)
 
 
 class Scrape:
