@@ -168,7 +168,7 @@ def raw_entries(client: ArqRedis) -> RedisClient:
         return reply
 
     cast("Any", client).set_response_callback("XREADGROUP", as_it_is)
-    return cast("RedisClient", client)
+    return client
 
 
 class _ArqSettings(RedisSettings):

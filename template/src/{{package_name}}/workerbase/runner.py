@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import cast
 
 from . import health
 from .connect import connect, raw_entries
@@ -26,7 +25,7 @@ from .link import RedisLink
 from .monitor import Monitor, Monitors
 from .services import Services
 from .settings import BaseArqWorkerSettings
-from .types import Ctx, RedisClient
+from .types import Ctx
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +60,8 @@ async def serve(
     _handle_signals(stop, heartbeat.path)
     redis = config.connect()
     reader = connect(config.location)
-    client = cast("RedisClient", redis)
     life = AsyncExitStack()
-    heartbeat.start(client)
+    heartbeat.start(redis)
     logger.info("Redis is at %s", config.location)
     try:
         ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
@@ -76,7 +74,7 @@ async def serve(
             services.start("jobs", jobs.serve(stop, config.drain_seconds))
             if settings.router is not None and settings.router.streams:
                 consumer = Consumer(
-                    client,
+                    redis,
                     raw_entries(reader),
                     settings.router,
                     config,

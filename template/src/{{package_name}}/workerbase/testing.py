@@ -111,7 +111,7 @@ class WorkerKit:
         self.redis = QueueClient(pool, **kind)
         self.redis.max_payload = self.config.max_payload
         self._reader = raw_entries(QueueClient(pool, **kind))
-        self._client = cast("RedisClient", self.redis)
+        self._client: RedisClient = self.redis
         heartbeat = Heartbeat(health_file, self.config.heartbeat_interval)
         own = cast("Ctx", getattr(settings, "ctx", {}))
         self.ctx: Ctx = {**own, "redis": self.redis, "heartbeat": heartbeat, "consumer": None}

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import click
 from arq.connections import ArqRedis
@@ -23,7 +23,6 @@ from ..config import WorkerConfig
 from ..errors import SettingsError
 from ..events import EventRouter
 from ..settings import BaseArqWorkerSettings
-from ..types import RedisClient
 
 T = TypeVar("T")
 
@@ -86,11 +85,6 @@ class App:
         except (RedisError, OSError) as exc:
             msg = f"Redis at {config.location}, as WORKER_REDIS_DSN says: {exc}"
             raise click.ClickException(msg) from exc
-
-
-def client(redis: ArqRedis) -> RedisClient:
-    """Return ``redis`` as the type that the base works with."""
-    return cast("RedisClient", redis)
 
 
 pass_app = click.make_pass_decorator(App)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import keys
 from ..dlq import DeadEntry, Filter, Group, SetAside
-from .app import DURATION, App, ago, client, near, pass_app, plain_table, print_json, printable
+from .app import DURATION, App, ago, near, pass_app, plain_table, print_json, printable
 
 Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
 """Does one change, or with True only says what it would come to."""
@@ -64,7 +64,7 @@ async def _targets(
     name, suffix = (keys.parked, keys.PARKED_SUFFIX) if parked else (keys.dlq, keys.DLQ_SUFFIX)
     known = app.router.streams if parked else (*app.router.streams, app.config.queue_name)
     streams = (stream.removesuffix(suffix),) if stream else known
-    targets = [SetAside(client(redis), name(s)) for s in streams]
+    targets = [SetAside(redis, name(s)) for s in streams]
     # A stream that this worker no longer reads may still have dead letters.
     if stream and streams[0] not in known and not await targets[0].size():
         msg = f"{stream!r} is no stream or queue of this worker and has nothing set aside; "

@@ -5,7 +5,7 @@ import click
 from arq.connections import ArqRedis
 
 from ..groups import ensure_group
-from .app import App, client, pass_app
+from .app import App, pass_app
 
 
 @click.command()
@@ -22,7 +22,7 @@ def groups(app: App) -> None:
         return
 
     async def work(redis: ArqRedis) -> list[bool]:
-        return [await ensure_group(client(redis), stream, group) for stream in streams]
+        return [await ensure_group(redis, stream, group) for stream in streams]
 
     for stream, created in zip(streams, app.with_redis(work), strict=True):
         click.echo(f"{stream}: {'created' if created else 'found'} the group {group}")

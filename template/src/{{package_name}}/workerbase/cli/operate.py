@@ -29,7 +29,6 @@ from .app import (
     DURATION,
     App,
     ago,
-    client,
     near,
     pass_app,
     plain_table,
@@ -98,7 +97,7 @@ def publish(app: App, event: str, data: str, count: int) -> None:
     message = parse_event(app, event, read_json(data, "--json"))
 
     async def work(redis: ArqRedis) -> list[str]:
-        return [str(i) for i in await publish_events(client(redis), *[message] * count)]
+        return [str(i) for i in await publish_events(redis, *[message] * count)]
 
     ids = app.with_redis(work)
     click.echo(f"published {len(ids)} {event} to {message.stream}, last entry {ids[-1]}")
@@ -174,7 +173,7 @@ def status(app: App, as_json: bool) -> None:
     config, router = app.config, app.router
 
     async def work(redis: ArqRedis) -> Status:
-        return await snapshot(client(redis), config, router)
+        return await snapshot(redis, config, router)
 
     found = app.with_redis(work)
     if as_json:

@@ -6,13 +6,13 @@ jobs.enqueue_sync("send_email", 42)          # anywhere, also inside a running e
 await jobs.enqueue(send_email.job(42))       # in async code; type checkers see the arguments
 """
 
-from typing import Any, cast
+from typing import Any
 
 from arq.jobs import Job
 
 from .. import scripts
 from ..jobqueue import NewJob
-from ..types import Call, SyncRedisClient
+from ..types import Call
 from .clients import AppClients
 
 
@@ -45,6 +45,5 @@ class ArqAdapter(AppClients):
         """
         kwargs.setdefault("_queue_name", self.config.queue_name)
         job = NewJob.of(function, *args, max_payload=self.config.max_payload, **kwargs)
-        client = cast("SyncRedisClient", self.for_threads)
-        added = scripts.enqueue.run_sync(client, job.keys, job.args)
+        added = scripts.enqueue.run_sync(self.for_threads, job.keys, job.args)
         return job.job_id if added else None

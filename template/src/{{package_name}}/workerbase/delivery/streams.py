@@ -11,13 +11,13 @@ A lost connection is tried once more, so a message may be published twice; both 
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from .. import scripts, wire
 from ..errors import RegistrationError
 from ..events import Event, payload_of
 from ..jobqueue import MAX_PAYLOAD
-from ..types import EntryId, RedisClient, StreamName, SyncRedisClient
+from ..types import EntryId, RedisClient, StreamName
 from .clients import AppClients
 
 BATCH = 500
@@ -49,14 +49,13 @@ class EventPublisher(AppClients):
 
     async def publish(self, *events: Event) -> list[EntryId]:
         """Publish ``events``."""
-        return await publish(cast("RedisClient", self.for_loop), *events)
+        return await publish(self.for_loop, *events)
 
     def publish_sync(self, *events: Event) -> list[EntryId]:
         """Publish ``events`` without an event loop."""
-        client = cast("SyncRedisClient", self.for_threads)
         ids: list[EntryId] = []
         for stream, args in _batches(events, self.config.max_payload):
-            ids += _ids(scripts.publish.run_sync(client, [stream], args))
+            ids += _ids(scripts.publish.run_sync(self.for_threads, [stream], args))
         return ids
 
 

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.jobs import Job
@@ -123,7 +123,7 @@ class _Run:
         self.workers: list[asyncio.subprocess.Process] = []
         self.report = Report(server.version, Tally(plan.messages), Tally(plan.jobs))
         self.redis = connect(RedisLocation.parse(server.dsn))
-        self.client = cast("RedisClient", self.redis)
+        self.client: RedisClient = self.redis
         self.finished = False
 
     def deal(self, count: int) -> list[Work]:

@@ -40,7 +40,7 @@ async def handle(event: Work, ctx: EventContext) -> None:
 
 async def job(ctx: Ctx, number: int, kind: str) -> None:
     """Do the same as a job."""
-    await work(cast("RedisClient", get_redis(ctx)), RAN, number, kind)
+    await work(get_redis(ctx), RAN, number, kind)
 
 
 async def work(redis: RedisClient, record: str, number: int, kind: str) -> None:

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import cast
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -193,9 +192,8 @@ async def run_demo(console: Console, messages: int, program: str) -> int:
             router = demo_router
 
         redis = connect(demo_config.location)
-        client = cast("RedisClient", redis)
         try:
-            published = await _publish_all(client, messages)
+            published = await _publish_all(redis, messages)
             stop = asyncio.Event()
             screen = _Screen(console, messages, stop)
             console.print(f"{messages} messages published; the worker starts\n")
@@ -204,7 +202,7 @@ async def run_demo(console: Console, messages: int, program: str) -> int:
             if not screen.complete:
                 console.print("stopped before the end")
                 return 1
-            return await _summary(console, client, published, screen, program)
+            return await _summary(console, redis, published, screen, program)
         finally:
             await redis.aclose(close_connection_pool=True)
 

@@ -192,7 +192,7 @@ class Server:
     def _client(self) -> Generator[SyncRedisClient]:
         client = redis.Redis(port=self.port, socket_timeout=5)
         try:
-            yield cast("SyncRedisClient", client)
+            yield client
         finally:
             client.close()
 
