@@ -1,14 +1,12 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; subclass BaseArqService instead.
 """Enqueue jobs from inside a worker."""
 
-import asyncio
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 from arq.jobs import Job
 
 from .config import WorkerConfig
-from .jobqueue import QueueClient
+from .delivery.arq import ArqAdapter
 from .types import Call, RedisClient
 
 
@@ -19,9 +17,7 @@ class BaseArqService:
     """
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
-        self._config = config
-        self._pool: QueueClient | None = None
-        self._lock = asyncio.Lock()
+        self._adapter = ArqAdapter(config)
 
     async def init(self) -> None:
         """Open the connection and check it.
@@ -29,27 +25,18 @@ class BaseArqService:
         Raises:
             redis.exceptions.RedisError: Redis does not answer.
         """
-        pool = await self._open()
-        await cast("RedisClient", pool).execute_command("PING")
+        await cast("RedisClient", self._adapter.for_loop).execute_command("PING")
 
     async def close(self) -> None:
         """Close the connection; harmless if it is closed."""
-        async with self._lock:
-            pool, self._pool = self._pool, None
-            if pool is not None:
-                await pool.aclose(close_connection_pool=True)
+        await self._adapter.aclose()
 
     async def __aenter__(self) -> Self:
         """Open the connection."""
         await self.init()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connection."""
         await self.close()
 
@@ -67,12 +54,4 @@ class BaseArqService:
             redis.exceptions.RedisError: Redis did not take it.
             arq.jobs.SerializationError: an argument has no JSON form.
         """
-        pool = await self._open()
-        return await pool.enqueue_job(function, *args, **cast("dict[str, Any]", kwargs))
-
-    async def _open(self) -> QueueClient:
-        async with self._lock:
-            if self._pool is None:
-                config = self._config = self._config or WorkerConfig.load()
-                self._pool = config.connect()
-            return self._pool
+        return await self._adapter.enqueue(function, *args, **kwargs)

@@ -13,7 +13,6 @@ their backoff. What needs blocking reads or a second process belongs into a test
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self, cast
 
 from arq.jobs import Job
@@ -122,12 +121,7 @@ class WorkerKit:
             await self.settings.on_startup(self.ctx)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Run the shutdown hook."""
         if self.settings.on_shutdown is not None:
             await self.settings.on_shutdown(self.ctx)
