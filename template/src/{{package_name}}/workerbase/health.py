@@ -83,7 +83,7 @@ class Heartbeat:
         """Beat now and then every interval; harmless if it beats already.
 
         Args:
-            redis: asked with PING whether Redis is there, beside what other loops notice.
+            redis: asked whether it takes a write, beside what other loops notice.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -139,26 +139,18 @@ class Heartbeat:
 
     def _vitals(self) -> dict[str, object]:
         vitals = [source() for source in self._sources]
-        stalled = min(
-            (v for v in vitals if v.last_pass is not None),
-            key=lambda v: v.last_pass or 0.0,
-            default=None,
-        )
-        overdue = min(
-            (v for v in vitals if v.overdue_at is not None),
-            key=lambda v: v.overdue_at or 0.0,
-            default=None,
-        )
+        passes = [(v.last_pass, f"the {v.name}") for v in vitals if v.last_pass is not None]
+        limits = [(v.overdue_at, v.overdue or v.name) for v in vitals if v.overdue_at is not None]
+        last_pass, stalled = min(passes, default=(None, None))
+        limit, overdue = min(limits, default=(None, None))
         return {
             "at": time.monotonic(),
             "state": self.state,
             "redis": self.link.up,
-            "stalled_at": None if stalled is None else (stalled.last_pass or 0.0) + STALL_S,
-            "stalled": None if stalled is None else f"the {stalled.name}",
-            "overdue_at": None
-            if overdue is None
-            else (overdue.overdue_at or 0.0) + OVERDUE_MARGIN_S,
-            "overdue": None if overdue is None else overdue.overdue,
+            "stalled_at": None if last_pass is None else last_pass + STALL_S,
+            "stalled": stalled,
+            "overdue_at": None if limit is None else limit + OVERDUE_MARGIN_S,
+            "overdue": overdue,
         }
 
 
