@@ -7,9 +7,10 @@ neither loses a message nor sends it twice.
 """
 
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias, cast
 
 from . import deadletter, jobqueue, keys, scripts, wire
@@ -125,35 +126,28 @@ class Group:
     reason: str
     error: str
     count: int = 0
-    oldest: float = field(default=0.0)
+    oldest: float = 0.0
     """Unix time, in seconds; so is ``newest``."""
-    newest: float = field(default=0.0)
+    newest: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields, for ``--json``."""
         return asdict(self)
 
 
-class Groups:
-    """Entries counted by error, in whatever order they come."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, Group] = {}
-
-    def add(self, entry: DeadEntry) -> None:
-        """Count one entry."""
+async def _grouped(entries: AsyncIterator[DeadEntry]) -> list[Group]:
+    """Count entries, in whatever order they come, by error, the most frequent first."""
+    groups: dict[str, Group] = {}
+    async for entry in entries:
         key, at = entry.fingerprint, entry.added_at
-        group = self._groups.get(key)
+        group = groups.get(key)
         if group is None:
             reason = entry.payload.get(deadletter.REASON, "")
             group = Group(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
-            self._groups[key] = group
+            groups[key] = group
         group.count += 1
         group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
-
-    def by_count(self) -> list[Group]:
-        """Return the groups, the most frequent first."""
-        return sorted(self._groups.values(), key=lambda group: -group.count)
+    return sorted(groups.values(), key=lambda group: -group.count)
 
 
 class SetAside:
@@ -179,8 +173,8 @@ class SetAside:
 
     async def newest(self) -> str:
         """Return the id of the newest entry, empty if there is none."""
-        rows = await self._redis.execute_command("XREVRANGE", self.name, "+", "-", "COUNT", 1)
-        return wire.text(rows[0][0]) if rows else ""
+        ids = [entry.entry_id async for entry in self.newest_entries(1)]
+        return ids[0] if ids else ""
 
     async def scan(
         self,
@@ -188,7 +182,7 @@ class SetAside:
         *,
         after: str = "",
         until: str = "+",
-        most: int | None = None,
+        most: int = sys.maxsize,
         looked: Callable[[int], object] | None = None,
     ) -> AsyncIterator[DeadEntry]:
         """Yield the entries, oldest first.
@@ -204,62 +198,50 @@ class SetAside:
         start = f"({after}" if after else "-"
         if wanted is not None and wanted.entry_id and until:
             start = until = wanted.entry_id
-        looked_at = 0
-        while until and (most is None or looked_at < most):
-            count = PAGE if most is None else min(PAGE, most - looked_at)
-            page = await self._page(start, until, count)
+        async for page in self._pages("XRANGE", start, until, most if until else 0):
             for entry in page:
                 if wanted is None or wanted.matches(entry, now):
                     yield entry
-            looked_at += len(page)
             if looked is not None:
                 looked(len(page))
-            if not page:
-                return
-            start = f"({page[-1].entry_id}"
 
-    async def _page(
-        self, start: str, until: str, count: int, command: str = "XRANGE"
-    ) -> list[DeadEntry]:
-        # redis-py decodes this reply to (id, {name: value}) pairs.
-        reply = await self._redis.execute_command(command, self.name, start, until, "COUNT", count)
-        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", reply or [])
-        return [
-            DeadEntry(
-                EntryId(wire.text(entry_id)),
-                {wire.text(name): wire.text(value) for name, value in fields.items()},
+    async def _pages(
+        self, command: str, start: str, end: str, most: int
+    ) -> AsyncIterator[list[DeadEntry]]:
+        while most > 0:
+            count = min(PAGE, most)
+            # redis-py decodes this reply to (id, {name: value}) pairs.
+            rows: list[tuple[bytes, dict[bytes, bytes]]] = await self._redis.execute_command(
+                command, self.name, start, end, "COUNT", count
             )
-            for entry_id, fields in rows
-        ]
+            page = [
+                DeadEntry(
+                    EntryId(wire.text(entry_id)),
+                    {wire.text(name): wire.text(value) for name, value in fields.items()},
+                )
+                for entry_id, fields in rows or ()
+            ]
+            yield page
+            if len(page) < count:
+                return
+            most -= count
+            start = f"({page[-1].entry_id}"
 
     async def groups(
         self, wanted: Filter | None = None, looked: Callable[[int], object] | None = None
     ) -> list[Group]:
         """Count the entries by error, the most frequent first."""
-        groups = Groups()
-        async for entry in self.scan(wanted, looked=looked):
-            groups.add(entry)
-        return groups.by_count()
+        return await _grouped(self.scan(wanted, looked=looked))
 
     async def newest_groups(self, most: int) -> list[Group]:
         """The same for the newest ``most`` entries: bounded, however many there are."""
-        groups = Groups()
-        async for entry in self.newest_entries(most):
-            groups.add(entry)
-        return groups.by_count()
+        return await _grouped(self.newest_entries(most))
 
     async def newest_entries(self, most: int) -> AsyncIterator[DeadEntry]:
         """Yield the newest ``most`` entries, newest first."""
-        end = "+"
-        while most > 0:
-            count = min(PAGE, most)
-            page = await self._page(end, "-", count, "XREVRANGE")
+        async for page in self._pages("XREVRANGE", "+", "-", most):
             for entry in page:
                 yield entry
-            if len(page) < count:
-                return
-            most -= count
-            end = f"({page[-1].entry_id}"
 
     async def replay(
         self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads
