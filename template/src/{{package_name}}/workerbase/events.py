@@ -50,8 +50,19 @@ class Event(BaseModel):
             cls.stream = check_stream_name(stream)
 
 
+def check_named(model: type[Event]) -> None:
+    """Refuse an event that could not be published.
+
+    Raises:
+        RegistrationError: the model has no type or stream.
+    """
+    if not model.event_type or not model.stream:
+        name = model.__name__
+        msg = f'{name} needs a type and a stream: class {name}(Event, type="…", stream="…")'
+        raise RegistrationError(msg)
+
+
 E = TypeVar("E", bound=Event)
-E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 
 
 @dataclass(slots=True)
@@ -99,7 +110,7 @@ class EventRouter:
     """The handlers of a worker, one for each event type of a stream."""
 
     def __init__(self) -> None:
-        self._routes: dict[StreamName, dict[bytes, Route[Any]]] = {}
+        self._routes: dict[tuple[StreamName, bytes], Route[Any]] = {}
 
     def on(self, model: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Register the decorated function for ``model``; type checkers compare the two.
@@ -108,12 +119,7 @@ class EventRouter:
             RegistrationError: the model has no type or stream, another handler has it, or the
                 function is not async.
         """
-        if not model.event_type or not model.stream:
-            msg = (
-                f"{model.__name__} needs a type and a stream: "
-                f'class {model.__name__}(Event, type="…", stream="…")'
-            )
-            raise RegistrationError(msg)
+        check_named(model)
 
         def register(handler: Handler[E]) -> Handler[E]:
             if not inspect.iscoroutinefunction(handler):
@@ -124,43 +130,37 @@ class EventRouter:
             except TypeError as exc:
                 msg = f"the handler of {model.__name__} must take (event, ctx): {exc}"
                 raise RegistrationError(msg) from exc
-            routes = self._routes.setdefault(model.stream, {})
-            name = model.event_type.encode()
-            if name in routes:
-                other = cast("Any", routes[name].handler)
+            key = model.stream, model.event_type.encode()
+            if key in self._routes:
+                other = cast("Any", self._routes[key].handler)
                 msg = (
                     f"{model.event_type!r} on {model.stream!r} already has the handler "
                     f"{other.__module__}.{other.__qualname__}"
                 )
                 raise RegistrationError(msg)
-            routes[name] = Route(model, handler)
+            self._routes[key] = Route(model, handler)
             return handler
 
         return register
 
     def include(self, other: "EventRouter") -> None:
         """Take over the handlers of ``other``, so that a project can spread them over modules."""
-        for routes in other._routes.values():  # noqa: SLF001
-            for route in routes.values():
-                self.on(route.model)(route.handler)
+        for route in other._routes.values():  # noqa: SLF001
+            self.on(route.model)(route.handler)
 
     @property
     def streams(self) -> tuple[StreamName, ...]:
         """The streams that have handlers."""
-        return tuple(self._routes)
+        return tuple(dict.fromkeys(stream for stream, _ in self._routes))
 
     @property
     def models(self) -> dict[str, type[Event]]:
         """The events that have handlers, by type."""
-        return {
-            route.model.event_type: route.model
-            for routes in self._routes.values()
-            for route in routes.values()
-        }
+        return {route.model.event_type: route.model for route in self._routes.values()}
 
     def knows(self, stream: StreamName, event_type: str) -> bool:
         """Whether a handler is registered."""
-        return event_type.encode() in self._routes.get(stream, {})
+        return (stream, event_type.encode()) in self._routes
 
     def route(self, stream: StreamName, event_type: bytes) -> Route[Any]:
         """Return the route of a message.
@@ -169,7 +169,7 @@ class EventRouter:
             UnknownEventError: no handler is registered for it.
         """
         try:
-            return self._routes[stream][event_type]
+            return self._routes[stream, event_type]
         except KeyError:
             msg = f"no handler for event type {event_type.decode(errors='replace')!r} on {stream!r}"
             raise UnknownEventError(msg) from None

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import scripts, wire
-from ..errors import RegistrationError
-from ..events import Event, payload_of
+from ..events import Event, check_named, payload_of
 from ..jobqueue import MAX_PAYLOAD
 from ..types import EntryId, RedisClient, StreamName
 from .clients import AppClients
@@ -62,10 +61,7 @@ class EventPublisher(AppClients):
 def _batches(events: Iterable[Event], most: int) -> Iterable[tuple[StreamName, list[bytes | int]]]:
     by_stream: dict[StreamName, list[Event]] = defaultdict(list)
     for event in events:
-        if not event.stream or not event.event_type:
-            kind = type(event).__name__
-            msg = f'{kind} needs a type and a stream: class {kind}(Event, type="…", stream="…")'
-            raise RegistrationError(msg)
+        check_named(type(event))
         by_stream[event.stream].append(event)
     for stream, same in by_stream.items():
         for first in range(0, len(same), BATCH):
