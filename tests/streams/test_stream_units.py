@@ -524,17 +524,29 @@ async def test_a_service_that_ends_by_itself_ends_the_wait_with_its_error() -> N
     await services.cancel()
 
 
-async def test_a_service_that_may_end_ends_no_wait() -> None:
+async def test_a_service_that_just_returns_ends_the_wait_too() -> None:
     async def ends() -> None:
         await asyncio.sleep(0)
 
+    services = Services()
+    services.start("short", ends())
+    with pytest.raises(WorkerError, match="short ended although nothing stopped it"):
+        await Services.wait(asyncio.Event(), Services(), services)
+
+
+async def test_a_stop_ends_the_wait_and_no_service() -> None:
+    async def runs() -> None:
+        await asyncio.sleep(3600)
+
     services, stop = Services(), asyncio.Event()
-    services.start("short", ends(), may_end=True)
+    running = services.start("long", runs())
     waiting = asyncio.create_task(Services.wait(stop, services))
     await turn(10)
     assert not waiting.done()
     stop.set()
     await waiting
+    assert not running.done()
+    await services.cancel()
 
 
 async def test_cancel_waits_until_all_have_ended() -> None:

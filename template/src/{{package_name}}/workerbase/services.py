@@ -13,19 +13,11 @@ class Services:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(
-        self, name: str, work: Coroutine[object, object, None], *, may_end: bool = False
-    ) -> asyncio.Task[None]:
-        """Run ``work`` under ``name``; only a task that ``may_end`` may return."""
+    def start(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run ``work`` under ``name``, before anybody waits for the group."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        if may_end:
-            task.add_done_callback(self._forget_if_fine)
         return task
-
-    def _forget_if_fine(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:
-            self._tasks.discard(task)
 
     @staticmethod
     async def wait(stop: asyncio.Event, *groups: "Services") -> None:
@@ -35,22 +27,16 @@ class Services:
             WorkerError: a task ended before; its own exception is the cause.
         """
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        tasks = {task for group in groups for task in group._tasks}  # noqa: SLF001
         try:
-            while not stop.is_set():
-                tasks = {task for group in groups for task in group._tasks}  # noqa: SLF001
-                done, _ = await asyncio.wait(
-                    {stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED, timeout=1.0
-                )
-                if stop.is_set():
-                    return
-                for task in done - {stopping}:
-                    if all(task not in group._tasks for group in groups):  # noqa: SLF001
-                        continue  # it may end, and did
-                    cause = None if task.cancelled() else task.exception()
-                    msg = f"{task.get_name()} ended although nothing stopped it"
-                    raise WorkerError(msg) from cause
+            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
+        if not stop.is_set():
+            task = done.pop()
+            cause = None if task.cancelled() else task.exception()
+            msg = f"{task.get_name()} ended although nothing stopped it"
+            raise WorkerError(msg) from cause
 
     async def finish(self) -> None:
         """Wait until all tasks have ended by themselves, and raise the first error.
