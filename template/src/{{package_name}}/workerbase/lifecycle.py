@@ -30,9 +30,9 @@ async def base_startup(ctx: Ctx) -> None:
         ctx["heartbeat"] = heartbeat
         # Plain arq ends without its shutdown hook when Redis is away.
         atexit.register(health.remove, heartbeat.path)
-    jobs = ctx.setdefault("running_jobs", dict[str, float]())
+    jobs = _running(ctx)
     if "lifespan_stack" not in ctx:
-        heartbeat.watch(lambda: _job_vitals(cast("dict[str, float]", jobs), ctx))
+        heartbeat.watch(lambda: _job_vitals(jobs, ctx))
         stack = ctx["lifespan_stack"] = AsyncExitStack()
         settings = ctx.get("settings")
         lifespan = getattr(settings, "lifespan", None)
@@ -71,31 +71,27 @@ def _config_of(ctx: Ctx) -> WorkerConfig:
     return config
 
 
+def _running(ctx: Ctx) -> dict[str, float]:
+    """Return when each job that runs was started; the contexts of jobs share it."""
+    return cast("dict[str, float]", ctx.setdefault("running_jobs", {}))
+
+
 async def job_started(ctx: Ctx) -> None:
     """Note when a job started, for the heartbeat."""
-    jobs = ctx.get("running_jobs")
-    if isinstance(jobs, dict):
-        jobs[str(ctx["job_id"])] = time.monotonic()
+    _running(ctx)[str(ctx["job_id"])] = time.monotonic()
 
 
 async def job_ended(ctx: Ctx) -> None:
     """Forget a job that `job_started` noted."""
-    jobs = ctx.get("running_jobs")
-    if isinstance(jobs, dict):
-        cast("dict[str, float]", jobs).pop(str(ctx["job_id"]), None)
+    _running(ctx).pop(str(ctx["job_id"]), None)
 
 
 def _job_vitals(jobs: dict[str, float], ctx: Ctx) -> Vitals:
     if not jobs:
         return Vitals("jobs")
-    oldest = min(jobs, key=lambda job: jobs[job])
+    oldest = min(jobs, key=jobs.__getitem__)
     limit = getattr(ctx.get("settings"), "longest_timeout", _config_of(ctx).job_timeout)
     return Vitals("jobs", None, jobs[oldest] + float(limit), f"job {oldest}")
-
-
-def _named(hook: Hook, name: str) -> Hook:
-    hook.__qualname__ = name  # arq logs it
-    return hook
 
 
 def with_startup(own: Hook | None) -> Hook:
@@ -107,7 +103,7 @@ def with_startup(own: Hook | None) -> Hook:
         await base_startup(ctx)
         await own(ctx)
 
-    return _named(startup, "startup")
+    return startup
 
 
 def with_shutdown(own: Hook | None) -> Hook:
@@ -121,7 +117,7 @@ def with_shutdown(own: Hook | None) -> Hook:
         finally:
             await base_shutdown(ctx)
 
-    return _named(shutdown, "shutdown")
+    return shutdown
 
 
 def job_hook(base: Hook | None, own: Hook | None, name: str) -> Hook | None:
@@ -138,4 +134,4 @@ def job_hook(base: Hook | None, own: Hook | None, name: str) -> Hook | None:
             except Exception:
                 logger.exception("%s of job %s failed; the job goes on", name, ctx.get("job_id"))
 
-    return _named(hook, name)
+    return hook

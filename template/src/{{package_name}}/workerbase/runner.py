@@ -54,6 +54,7 @@ async def serve(
         msg = f"{settings.__name__} is not a subclass of BaseArqWorkerSettings with a config"
         raise ConfigError(msg)
     stop = stop or asyncio.Event()
+    policy = config.retry_policy(settings.permanent_errors, settings.transient_errors)
     monitors = Monitors((*settings.monitors, *more))
     link = RedisLink(monitors=monitors)
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
@@ -64,7 +65,7 @@ async def serve(
     heartbeat.start(redis)
     logger.info("Redis is at %s", config.location)
     try:
-        ctx: Ctx = {**_base_ctx(settings), "heartbeat": heartbeat, "consumer": None}
+        ctx: Ctx = {**settings.ctx, "heartbeat": heartbeat, "consumer": None}
         jobs = JobWorker.of(settings, redis, ctx, link, monitors)
         heartbeat.watch(jobs.vitals)
         try:
@@ -78,9 +79,7 @@ async def serve(
                     raw_entries(reader),
                     settings.router,
                     config,
-                    policy=config.retry_policy(
-                        settings.permanent_errors, settings.transient_errors
-                    ),
+                    policy=policy,
                     ctx=ctx,
                     link=link,
                     monitors=monitors,
@@ -104,11 +103,6 @@ async def serve(
         await redis.aclose(close_connection_pool=True)
         await reader.aclose(close_connection_pool=True)
     logger.info("stopped; nothing is left running")
-
-
-def _base_ctx(settings: Settings) -> Ctx:
-    ctx: Ctx = getattr(settings, "ctx", {})
-    return dict(ctx)
 
 
 def _handle_signals(stop: asyncio.Event, health_file: Path) -> None:

@@ -76,6 +76,8 @@ class BaseArqWorkerSettings:
     on_startup: ClassVar[Hook | None] = base_startup
     on_shutdown: ClassVar[Hook | None] = base_shutdown
 
+    ctx: ClassVar[Ctx] = {}
+    """What is in the ``ctx`` of every hook, task and handler."""
     config: ClassVar[WorkerConfig | None] = None
     router: ClassVar[EventRouter | None] = None
     """The stream handlers, if the worker has any."""

@@ -12,7 +12,7 @@ their backoff. What needs blocking reads or a second process belongs into a test
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from arq.jobs import Job
@@ -30,7 +30,6 @@ from .jobqueue import QueueClient
 from .jobs import JobWorker
 from .link import RedisLink
 from .monitor import Monitor, Monitors, Outcome, Work
-from .retry import RetryPolicy
 from .settings import BaseArqWorkerSettings
 from .types import Ctx, EntryId, Payload, RedisClient
 
@@ -112,8 +111,8 @@ class WorkerKit:
         self._reader = raw_entries(QueueClient(pool, **kind))
         self._client: RedisClient = self.redis
         heartbeat = Heartbeat(health_file, self.config.heartbeat_interval)
-        own = cast("Ctx", getattr(settings, "ctx", {}))
-        self.ctx: Ctx = {**own, "redis": self.redis, "heartbeat": heartbeat, "consumer": None}
+        beside = {"redis": self.redis, "heartbeat": heartbeat, "consumer": None}
+        self.ctx: Ctx = settings.ctx | beside
 
     async def __aenter__(self) -> Self:
         """Run the startup hook."""
@@ -161,18 +160,15 @@ class WorkerKit:
             return False
         before = len(result.outcomes)
 
-        policy = RetryPolicy(
-            self.config.max_retries,
-            base=0.0,
-            permanent=self.settings.permanent_errors,
-            transient=self.settings.transient_errors,
+        policy = self.config.retry_policy(
+            self.settings.permanent_errors, self.settings.transient_errors
         )
         consumer = Consumer(
             self._client,
             self._reader,
             router,
             self.config,
-            policy=policy,
+            policy=replace(policy, base=0.0),
             ctx=self.ctx,
             monitors=Monitors((*self.settings.monitors, result)),
             block_ms=None,
