@@ -54,54 +54,45 @@ async def serve(
         msg = f"{settings.__name__} is not a subclass of BaseArqWorkerSettings with a config"
         raise ConfigError(msg)
     stop = stop or asyncio.Event()
-    policy = config.retry_policy(settings.permanent_errors, settings.transient_errors)
     monitors = Monitors((*settings.monitors, *more))
     link = RedisLink(monitors=monitors)
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, link)
     _handle_signals(stop, heartbeat.path)
-    redis = config.connect()
-    reader = connect(config.location)
-    life = AsyncExitStack()
+    redis, reader = config.connect(), connect(config.location)
     heartbeat.start(redis)
     logger.info("Redis is at %s", config.location)
-    try:
+    async with AsyncExitStack() as life:  # what is pushed last ends first
+        life.push_async_callback(reader.aclose, close_connection_pool=True)
+        life.push_async_callback(redis.aclose, close_connection_pool=True)
+        life.push_async_callback(heartbeat.stop)
         ctx: Ctx = {**settings.ctx, "heartbeat": heartbeat, "consumer": None}
         jobs = JobWorker.of(settings, redis, ctx, link, monitors)
         heartbeat.watch(jobs.vitals)
+        life.push_async_callback(jobs.shutdown)
+        await jobs.startup()
+        await life.enter_async_context(monitors.alongside(ctx))
+        services = Services()
+        services.start("jobs", jobs.serve(stop, config.drain_seconds))
+        if settings.router is not None and settings.router.streams:
+            consumer = Consumer(
+                redis,
+                raw_entries(reader),
+                settings.router,
+                config,
+                policy=config.retry_policy(settings.permanent_errors, settings.transient_errors),
+                ctx=ctx,
+                link=link,
+                monitors=monitors,
+            )
+            ctx["consumer"] = consumer
+            heartbeat.watch(consumer.vitals)
+            services.start("consumer", consumer.run(stop))
         try:
-            await jobs.startup()
-            await life.enter_async_context(monitors.alongside(ctx))
-            services = Services()
-            services.start("jobs", jobs.serve(stop, config.drain_seconds))
-            if settings.router is not None and settings.router.streams:
-                consumer = Consumer(
-                    redis,
-                    raw_entries(reader),
-                    settings.router,
-                    config,
-                    policy=policy,
-                    ctx=ctx,
-                    link=link,
-                    monitors=monitors,
-                )
-                ctx["consumer"] = consumer
-                heartbeat.watch(consumer.vitals)
-                services.start("consumer", consumer.run(stop))
-            try:
-                await Services.wait(stop, services)
-            finally:
-                stop.set()
-                heartbeat.set_state("draining")
-                await services.finish()
+            await Services.wait(stop, services)
         finally:
-            try:
-                await life.aclose()
-            finally:
-                await jobs.shutdown()
-    finally:
-        await heartbeat.stop()
-        await redis.aclose(close_connection_pool=True)
-        await reader.aclose(close_connection_pool=True)
+            stop.set()
+            heartbeat.set_state("draining")
+            await services.finish()
     logger.info("stopped; nothing is left running")
 
 
