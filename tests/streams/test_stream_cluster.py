@@ -1,7 +1,9 @@
 """Which steps a Redis Cluster takes, as docs/scaling.md of each project says."""
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -9,8 +11,10 @@ from redis.exceptions import ResponseError
 from servers import binary
 from streamkit import client_of
 from waiting import until
-from workerbase import keys, scripts
+from workerbase import BaseArqWorkerSettings, keys, runner, scripts
+from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
+from workerbase.errors import ConfigError
 from workerbase.types import RedisClient, StreamName
 
 PLAIN, TAGGED = StreamName("orders"), StreamName("{orders}")
@@ -97,3 +101,16 @@ async def test_no_cluster_takes_a_retry_or_a_job(cluster: RedisClient, stream: S
         await scripts.enqueue(
             cluster, ["arq:job:1", "arq:result:1", QUEUE], ["1", "job", 1000, 1, "1"]
         )
+
+
+async def test_a_worker_refuses_a_cluster_and_leaves_nothing_behind(
+    cluster_server: Server, cluster: RedisClient, config_for: Callable[..., WorkerConfig]
+) -> None:
+    config = config_for(cluster_server)
+    settings = type("Settings", (BaseArqWorkerSettings,), {"config": config})
+
+    with pytest.raises(ConfigError, match=r"Cluster.* use one Redis or its Sentinels"):
+        await runner.serve(settings)
+
+    assert not (await asyncio.to_thread(Path(config.health_file).exists))
+    assert await cluster.execute_command("DBSIZE") == 0

@@ -1,6 +1,7 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; set WORKER_REDIS_DSN instead.
 """From a DSN to clients that survive a Redis outage."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -16,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
 from . import wire
+from .errors import ConfigError
 from .jobqueue import MAX_PAYLOAD, QueueClient
 from .types import RedisClient
 
@@ -169,6 +171,25 @@ def raw_entries(client: ArqRedis) -> RedisClient:
 
     cast("Any", client).set_response_callback("XREADGROUP", as_it_is)
     return client
+
+
+async def refuse_cluster(client: RedisClient) -> None:
+    """Refuse a Redis Cluster, where messages would be handled, but never retried, nor jobs run.
+
+    Raises:
+        ConfigError: it is one; what does not answer is not judged.
+    """
+    try:
+        async with asyncio.timeout(SOCKET_TIMEOUT_S):
+            # Two keys of a job: a Cluster of a single node refuses them, too.
+            await client.execute_command("EVAL", "return 0", 2, "arq:job:0", "arq:result:0")
+    except OUTAGE_ERRORS as exc:
+        if "CROSSSLOT" in str(exc):
+            msg = (
+                "WORKER_REDIS_DSN leads to a Redis Cluster, which refuses steps over several keys: "
+                "use one Redis or its Sentinels, or shards of your own (docs/scaling.md)"
+            )
+            raise ConfigError(msg) from None
 
 
 class _ArqSettings(RedisSettings):

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from . import health
-from .connect import connect, raw_entries
+from .connect import connect, raw_entries, refuse_cluster
 from .consumer import Consumer
 from .errors import ConfigError, WorkerError
 from .health import Heartbeat
@@ -46,6 +46,7 @@ async def serve(
         more: monitors beside those of ``settings``.
 
     Raises:
+        ConfigError: it cannot work with these settings, or with a Redis Cluster.
         WorkerError: a part of the worker failed; the rest was drained all the same.
         Exception: whatever the project's startup hook or lifespan raised.
     """
@@ -65,6 +66,7 @@ async def serve(
         life.push_async_callback(reader.aclose, close_connection_pool=True)
         life.push_async_callback(redis.aclose, close_connection_pool=True)
         life.push_async_callback(heartbeat.stop)
+        await refuse_cluster(redis)
         ctx: Ctx = {**settings.ctx, "heartbeat": heartbeat, "consumer": None}
         jobs = JobWorker.of(settings, redis, ctx, link, monitors)
         heartbeat.watch(jobs.vitals)
