@@ -127,6 +127,12 @@ class BaseArqWorkerSettings:
             if names is None:  # a mixin; ours may have declared nothing
                 names = {n: v for n, v in own.items() if not n.startswith("_")}
             names = renames.today(names, f"{base.__name__}.{{}}".format)
+            # Two names of one setting: the nearest class that uses either of them decides.
+            if "max_tries" in names:
+                tries = names.pop("max_tries")
+                if names.setdefault("max_retries", tries) != tries:
+                    msg = f"{base.__name__}: max_tries is arq's name of max_retries; set one"
+                    raise SettingsError(msg)
             for name, value in names.items():
                 if name not in _ARQ_NAMES | _OWN_NAMES:
                     near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -136,12 +142,6 @@ class BaseArqWorkerSettings:
                 if isinstance(value, staticmethod | classmethod):
                     # arq reads past descriptors, and a parent's attribute is resolved already.
                     value = cast("Any", value).__get__(None, cls)  # noqa: PLW2901
-                # Two names of one setting: the nearest class that uses either of them decides.
-                if name == "max_tries":
-                    if names.get("max_retries", value) != value:
-                        msg = f"{base.__name__}: max_tries is arq's name of max_retries; set one"
-                        raise SettingsError(msg)
-                    name = "max_retries"  # noqa: PLW2901
                 found.setdefault(name, value)
         return found
 
