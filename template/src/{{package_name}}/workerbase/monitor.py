@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .types import Ctx
 
@@ -115,15 +115,10 @@ class _Around:
                 context.__enter__()
                 self._entered.append(context)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         for context in reversed(self._entered):
             with _GUARD:
-                context.__exit__(kind, error, trace)
+                context.__exit__(*error)
 
 
 class Monitors(Monitor):

@@ -101,14 +101,9 @@ class WorkerKit:
         self.settings = settings
         self.config = config or settings.config or WorkerConfig.load()
         pool = cast("Any", FakeAsyncRedis()).connection_pool
-        kind: dict[str, Any] = {
-            "job_serializer": wire.dumps,
-            "job_deserializer": wire.loads,
-            "default_queue_name": self.config.queue_name,
-        }
-        self.redis = QueueClient(pool, **kind)
+        self.redis = QueueClient(pool, wire.dumps, wire.loads, self.config.queue_name)
         self.redis.max_payload = self.config.max_payload
-        self._reader = raw_entries(QueueClient(pool, **kind))
+        self._reader = raw_entries(QueueClient(pool))
         self._client: RedisClient = self.redis
         heartbeat = Heartbeat(health_file, self.config.heartbeat_interval)
         beside = {"redis": self.redis, "heartbeat": heartbeat, "consumer": None}
