@@ -2,8 +2,9 @@
 """What is in Redis right now: one function, whatever shows it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -78,9 +79,7 @@ async def snapshot(redis: RedisClient, config: WorkerConfig, router: EventRouter
         redis.exceptions.RedisError: Redis does not answer.
     """
     now_ms = int(time.time() * 1000)
-    info = cast("dict[str, object]", await redis.execute_command("INFO", "server"))
-    name = str(info.get("server_name") or "redis")
-    version = info.get(f"{name}_version") or info.get("redis_version")
+    server = server_name(await redis.execute_command("INFO", "server"))
     due = int(await redis.execute_command("ZCOUNT", config.queue_name, "-inf", now_ms))
     total = int(await redis.execute_command("ZCARD", config.queue_name))
     dead = int(await redis.execute_command("XLEN", keys.dlq(config.queue_name)))
@@ -90,10 +89,16 @@ async def snapshot(redis: RedisClient, config: WorkerConfig, router: EventRouter
     ]
     return Status(
         redis=str(config.location),
-        server=f"{name} {version}",
+        server=server,
         queue=QueueStatus(config.queue_name, due, total - due, dead),
         streams=tuple(streams),
     )
+
+
+def server_name(info: Mapping[str, object]) -> str:
+    """Return name and version of a server, as its INFO tells them."""
+    name = str(info.get("server_name") or "redis")
+    return f"{name} {info.get(f'{name}_version') or info.get('redis_version')}"
 
 
 async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamStatus:
@@ -122,15 +127,15 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
 
 async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str, Any]:
     try:
-        rows = await redis.execute_command("XINFO", "GROUPS", stream)
+        # Written as one word, redis-py reads the reply to a dictionary for each group.
+        rows: list[dict[str, Any]] = await redis.execute_command("XINFO GROUPS", stream)
     except ResponseError as exc:
         if "no such key" in str(exc):
             return {}
         raise
-    for row in cast("list[list[Any]]", rows):
-        found = {wire.text(k): v for k, v in zip(row[::2], row[1::2], strict=True)}
-        if wire.text(found["name"]) == group:
-            return found
+    for row in rows:
+        if wire.text(row["name"]) == group:
+            return row
     return {}
 
 

@@ -13,11 +13,12 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import redis
 
 from ..errors import WorkerError
+from ..status import server_name
 from ..types import SyncRedisClient
 
 ENV_SERVER = "WORKER_DEV_SERVER"
@@ -115,9 +116,7 @@ class Server:
     def version(self) -> str:
         """Name and version, as the server tells them."""
         with self._client() as client:
-            info = cast("dict[str, object]", client.execute_command("INFO", "server"))
-        name = str(info.get("server_name") or "redis")
-        return f"{name} {info.get(f'{name}_version') or info['redis_version']}"
+            return server_name(client.execute_command("INFO", "server"))
 
     def start(self) -> None:
         """Start it, on its former port if it had one, and wait until it answers.
