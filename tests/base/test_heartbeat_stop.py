@@ -1,13 +1,16 @@
 """A heartbeat ends when it is told to, goes on when it cannot write, and cleans up after others."""
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import until
 from workerbase.health import Heartbeat, remove_stale
+from workerbase.types import RedisArg
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -21,6 +24,25 @@ async def test_it_stops_although_its_state_has_just_changed(tmp_path: Path, turn
         await asyncio.sleep(0)
     stopping = asyncio.create_task(heartbeat.stop())
     done, _ = await asyncio.wait({stopping}, timeout=5)
+
+    assert done
+    assert not (tmp_path / "healthy").exists()
+
+
+async def test_it_stops_although_the_client_has_swallowed_a_cancellation(tmp_path: Path) -> None:
+    class Deaf:
+        """Does what redis-py does now and then while it connects."""
+
+        async def execute_command(self, *_: RedisArg, **__: Any) -> Any:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    heartbeat = Heartbeat(str(tmp_path / "healthy"), 5.0)
+    heartbeat.start(Deaf())
+    await asyncio.sleep(0.01)
+
+    stopping = asyncio.create_task(heartbeat.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=10)
 
     assert done
     assert not (tmp_path / "healthy").exists()

@@ -16,6 +16,7 @@ from uuid import uuid4
 from . import probe
 from .errors import ConfigError
 from .link import RedisLink
+from .services import Services
 from .types import RedisClient
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Heartbeat:
         self._interval = interval
         self._sources: list[Callable[[], Vitals]] = []
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Services()
+        self._beats = False
         pid = os.getpid()
         self._process = {
             "boot_id": self.boot_id,
@@ -88,7 +90,7 @@ class Heartbeat:
         Raises:
             ConfigError: the file cannot be written.
         """
-        if self._tasks:
+        if self._beats:
             return
         try:
             self.beat()
@@ -98,10 +100,10 @@ class Heartbeat:
             )
             raise ConfigError(msg) from exc
         self.link.on_change = self._wake.set
-        self._tasks.append(asyncio.create_task(self._run(), name="heartbeat"))
+        self._beats = True
+        self._loops.start("heartbeat", self._run())
         if redis is not None:
-            check = self.link.watch(redis, self._interval)
-            self._tasks.append(asyncio.create_task(check, name="heartbeat: redis"))
+            self._loops.start("heartbeat: redis", self.link.watch(redis, self._interval))
 
     def set_state(self, state: State) -> None:
         """Change the state and let the probe know at once."""
@@ -110,10 +112,8 @@ class Heartbeat:
 
     async def stop(self) -> None:
         """Stop beating and remove the file; harmless if it does not beat."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._beats = False
+        await self._loops.cancel()
         remove(self.path)
 
     async def _run(self) -> None:
