@@ -210,8 +210,8 @@ def release(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def promtool(session: nox.Session) -> None:
-    """Test the alert rules with promtool, from Debian's prometheus package. Needs apt."""
+def prometheus(session: nox.Session) -> None:
+    """Test rules and dashboard with Debian's promtool and Prometheus, on a worker. Needs apt."""
     install(session, "test")
     with tempfile.TemporaryDirectory() as folder:
         with session.chdir(folder):
@@ -220,7 +220,10 @@ def promtool(session: nox.Session) -> None:
             # Unpacked, not installed: no service is wanted here.
             session.run("dpkg", "-x", str(package), folder, external=True)
         path = os.pathsep.join((f"{folder}/usr/bin", os.environ["PATH"]))
-        session.run("pytest", "tests/telemetry/test_rules.py", *session.posargs, env={"PATH": path})
+        tests = session.posargs or [
+            f"tests/telemetry/test_{name}.py" for name in ("rules", "dashboard", "prometheus")
+        ]
+        session.run("pytest", *tests, env={"PATH": path})
 
 
 @nox.session

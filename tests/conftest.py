@@ -23,6 +23,12 @@ for name in ("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV"):
     os.environ.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def copier_template_paths() -> list[str]:
+    """Name what pytest-copier renders: anything else would only be copied and committed."""
+    return ["copier.yml", "template"]
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep settings of the machine out, and the health files of tests apart."""

@@ -212,13 +212,13 @@ def test_a_job_that_the_worker_cannot_read_is_left_and_told(project: Project) ->
 def test_a_payload_cannot_command_the_terminal_of_who_looks_at_it(
     in_process: Any, project: Project, command: tuple[str, ...]
 ) -> None:
-    hostile = "\x1b]52;c;cm0gLXJmIC8=\x07 \x9b31m \x1b[2J\r"
+    hostile = "\x1b]52;c;cm0gLXJmIC8=\x07 \x9b31m \x1b[2J\r \u202e \u2066"
     fields = {"type": hostile, "data": hostile, "_error": hostile, "_traceback": hostile}
     project.redis.xadd("orders:dlq", fields)
 
     told = in_process(*command).output
 
     assert "52;c;" in told
-    assert not set(told) & {"\x1b", "\x07", "\x9b", "\r"}
+    assert not set(told) & {"\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2066"}
     if "--json" in command:
         assert json.loads(told)[0]["data"] == hostile

@@ -161,7 +161,7 @@ def test_what_comes_out_of_redis_cannot_steer_the_terminal() -> None:
     )
     text = "".join(draw(view_of(found), 160, 50))
     assert text.isprintable()
-    assert "]0;title" in text
+    assert r"\x1b]0;title\x07 \x9b31m\u202e\udcff" in text
 
 
 def test_rates_and_sparklines_come_from_the_samples() -> None:
@@ -246,7 +246,10 @@ class Terminal:
             for name in ("COLUMNS", "LINES", "NO_COLOR"):
                 environment.pop(name, None)
             os.chdir(project.folder)
+            # Ours may be ignored, as in the background of a shell, and that is inherited.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(sys.executable, [sys.executable, "-m", "tinyworker", *arguments], environment)
+        self.running = True
         self.resize(width, height)
         self.output = ""
 
@@ -280,12 +283,19 @@ class Terminal:
                 )
 
     def ended(self) -> int:
+        deadline = time.monotonic() + PATIENCE_S
         while self.read():
-            pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            if time.monotonic() > deadline:
+                pytest.fail(f"it does not end: {self.output[-2000:]!r}")
+        _, status = os.waitpid(self.pid, 0)
+        self.running = False
+        return os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
         os.close(self._fd)
+        if self.running:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Rendered projects pass their own tests, linter, formatter and type checkers."""
 
+import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -8,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from pytest_copier.plugin import CopierFixture
 from rendering_support import Answers, describe, environment, git, pairwise, tool
 
@@ -122,3 +126,23 @@ def test_the_wheel_holds_package_licence_and_type_marker(
     assert {"my_worker/py.typed", "my_worker/workerbase/probe.py"} <= names
     assert "my_worker-0.1.0.dist-info/licenses/LICENSE" in names
     assert not {name for name in names if not name.startswith("my_worker")}
+
+
+@pytest.mark.parametrize("telemetry", [False, True])
+def test_the_bill_of_materials_is_valid_and_lists_what_the_image_installs(
+    copier: CopierFixture, tmp_path: Path, telemetry: bool
+) -> None:
+    project = copier.copy(tmp_path / "project", telemetry=telemetry).path
+    workflow = (project / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    (options,) = re.findall(r"run: uv (export .*)$", workflow, re.MULTILINE)
+
+    tool("uv", *options.split(), cwd=project)
+
+    text = (project / "sbom.cdx.json").read_text("utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(text) is None
+    assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(text.replace("purl", "pearl"))
+    listed = {component["name"] for component in json.loads(text)["components"]}
+    assert {"arq", "redis"} <= listed
+    dockerfile = (project / "Dockerfile").read_text("utf-8")
+    assert ("--all-extras" in dockerfile) is ("sentry-sdk" in listed) is telemetry
+    assert not listed & {"pytest", "ruff"}

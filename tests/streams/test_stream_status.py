@@ -1,5 +1,7 @@
 """The status of a stream: how much waits, whatever the server can count."""
 
+from typing import Any
+
 import pytest
 from redis.exceptions import ResponseError
 from streamkit import GROUP, STREAM, Work, make_group, read_as, send
@@ -53,6 +55,26 @@ async def test_what_waits_is_counted_where_the_server_has_lost_count(
     assert found.oldest_pending_s >= 0
     await each.execute_command("XACK", STREAM, GROUP, *ids)
     assert (await status(each, each_server)).oldest_pending_s is None
+
+
+async def test_what_is_settled_while_we_look_is_no_error(
+    each: RedisClient, each_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_group(each)
+    ids = await send(each, 1, 2)
+    await read_as(each, "me")
+    ask = each.execute_command
+
+    async def settle_after(*command: Any, **options: Any) -> Any:
+        reply = await ask(*command, **options)
+        if command[:2] == ("XINFO", "GROUPS"):
+            await ask("XACK", STREAM, GROUP, *ids)
+        return reply
+
+    monkeypatch.setattr(each, "execute_command", settle_after)
+    found = await status(each, each_server)
+    assert (found.pending, found.oldest_pending_s) == (2, None)
+    assert (await status(each, each_server)).pending == 0
 
 
 async def test_a_key_of_another_kind_is_an_error(each: RedisClient, each_server: Server) -> None:

@@ -8,7 +8,21 @@ from meterkit import Start, Worker
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pytest_copier.plugin import CopierFixture
 from workerbase.devtools.server import Server
+
+
+@pytest.fixture(scope="session")
+def projects(copier_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two rendered workers: one that always runs, and one that KEDA starts and stops."""
+    folder = tmp_path_factory.mktemp("projects")
+    answers = {"steady": {}, "scaled": {"kubernetes": True}}
+    with pytest.MonkeyPatch.context() as patch:
+        renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
+        return {
+            name: renderer.copy(folder / name, telemetry=True, **more).path
+            for name, more in answers.items()
+        }
 
 
 @pytest.fixture

@@ -34,22 +34,31 @@ def owner(name: str, table: list[tuple[str, str]]) -> str:
     raise AssertionError(name)
 
 
+Answers = tuple[str, ...]
+
+
+@pytest.fixture(params=[(), ("kubernetes=true",)], ids=["defaults", "kubernetes"])
+def answers(request: pytest.FixtureRequest) -> Answers:
+    return request.param
+
+
 @pytest.fixture
-def table(rendered: Callable[..., Path]) -> list[tuple[str, str]]:
-    return read_table((rendered(HEAD) / "README.md").read_text())
+def table(rendered: Callable[..., Path], answers: Answers) -> list[tuple[str, str]]:
+    return read_table((rendered(HEAD, *answers) / "README.md").read_text())
 
 
-def test_both_readmes_have_the_same_table(table: list[tuple[str, str]]) -> None:
+def test_both_readmes_have_the_same_table(rendered: Callable[..., Path]) -> None:
     of_template = read_table((ROOT / "README.md").read_text())
+    of_project = read_table((rendered(HEAD) / "README.md").read_text())
 
-    assert [(p.replace("myworker", "my_worker"), whose) for p, whose in of_template] == table
-    assert {whose for _, whose in table} == {TEMPLATE, YOURS, SHARED}
+    assert [(p.replace("myworker", "my_worker"), whose) for p, whose in of_template] == of_project
+    assert {whose for _, whose in of_project} == {TEMPLATE, YOURS, SHARED}
 
 
 def test_an_update_changes_what_the_table_allows_and_all_of_it(
-    make: Make, table: list[tuple[str, str]]
+    make: Make, table: list[tuple[str, str]], answers: Answers
 ) -> None:
-    project = make(HEAD)
+    project = make(HEAD, *answers)
     files = set(project.git("ls-files").splitlines())
 
     changed = project.update(NEXT)
@@ -59,8 +68,10 @@ def test_an_update_changes_what_the_table_allows_and_all_of_it(
     assert changed == expected
 
 
-def test_shared_files_keep_edits_of_both_sides(make: Make, table: list[tuple[str, str]]) -> None:
-    project = make(HEAD)
+def test_shared_files_keep_edits_of_both_sides(
+    make: Make, table: list[tuple[str, str]], answers: Answers
+) -> None:
+    project = make(HEAD, *answers)
     shared = [
         name
         for name in project.git("ls-files").splitlines()
@@ -81,8 +92,8 @@ def test_shared_files_keep_edits_of_both_sides(make: Make, table: list[tuple[str
         assert text.endswith("# of the next release\n"), name
 
 
-def test_whatever_a_project_deleted_stays_away(make: Make) -> None:
-    project = make(HEAD)
+def test_whatever_a_project_deleted_stays_away(make: Make, answers: Answers) -> None:
+    project = make(HEAD, *answers)
     deleted = [
         name
         for name in project.git("ls-files").splitlines()

@@ -89,6 +89,24 @@ def test_changed_answers_are_taken(make: Make, old: str, new: str) -> None:
 
 
 @every_release
+def test_an_option_that_is_switched_on_brings_all_its_files(
+    make: Make, rendered: Callable[..., Path], old: str, new: str
+) -> None:
+    project = make(old)
+
+    changed = project.update(new, "-d", "kubernetes=true")
+
+    fresh = rendered(new, "kubernetes=true")
+    test = "tests/test_kubernetes.py"
+    assert [name for name in changed if is_own(name)] == [test]
+    for file in [fresh / test, *(fresh / "deploy").rglob("*")]:
+        if file.is_file():
+            name = file.relative_to(fresh)
+            assert (project.path / name).read_bytes() == file.read_bytes(), name
+    project.check()
+
+
+@every_release
 def test_a_drifted_base_file_is_merged_and_named_by_the_suite(
     make: Make, old: str, new: str
 ) -> None:

@@ -6,10 +6,12 @@ project's tests compare them: change the configuration, and they name each file 
 """
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from .config import WorkerConfig
+from .settings import BaseArqWorkerSettings
 
 STOP_S = 15
 """After the drain a worker acknowledges, hands back, leaves its lifespan and closes; where Redis
@@ -56,3 +58,21 @@ class Limits:
             held=config.concurrency + config.prefetch,
             most_workers=REDIS_MAXCLIENTS // connections,
         )
+
+
+def configured(
+    settings: type[BaseArqWorkerSettings], config: type[WorkerConfig], variables: str
+) -> WorkerConfig:
+    """Return the configuration of a worker that is deployed with some variables.
+
+    Args:
+        settings: of the worker; what the class sets itself goes before.
+        config: what it reads; what is set on this machine does not count.
+        variables: a file that sets them, as ``WORKER_…=…`` or ``WORKER_…: …``, one a line.
+    """
+    values: dict[str, object] = {n: field.default for n, field in config.model_fields.items()}
+    found = re.findall(r"^ *WORKER_(\w+)[:=] *[\"']?([^\s\"']+)", variables, re.MULTILINE)
+    values.update((name.lower(), value) for name, value in found)
+    # A class of its own, since each merges what it sets itself into its configuration.
+    own = type("Deployed", (settings,), {"config": config.model_validate(values)})
+    return cast("WorkerConfig", cast("type[BaseArqWorkerSettings]", own).config)

@@ -106,8 +106,9 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
     pending = int(info.get("pending", 0))
     oldest: float | None = None
     if pending:
-        first = wire.text((await redis.execute_command("XPENDING", stream, group))["min"])
-        oldest = max(0.0, time.time() - int(first.partition("-")[0]) / 1000)
+        first = (await redis.execute_command("XPENDING", stream, group))["min"]
+        if first is not None:  # all of it may be settled since we asked
+            oldest = max(0.0, time.time() - int(wire.text(first).partition("-")[0]) / 1000)
     length = int(await redis.execute_command("XLEN", stream))
     lag = info.get("lag")
     if lag is None:

@@ -26,6 +26,8 @@ from ..settings import BaseArqWorkerSettings
 
 T = TypeVar("T")
 
+_OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Characters that a terminal obeys, but for line breaks and tabs: in a class of a pattern."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -111,15 +113,20 @@ def plain_table(title: str) -> Table:
     )
 
 
-def printable(text: str) -> str:
-    """Write out what a terminal would obey, such as escape sequences: others wrote ``text``."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+def printable(text: str, *, one_line: bool = False) -> str:
+    """Write out what a terminal would obey, or be fooled by: others wrote ``text``.
+
+    That is escape sequences, what turns the direction of writing, and lone surrogates. With
+    ``one_line`` there are spaces where it has line breaks and tabs.
+    """
+    line = re.sub(r"\s", " ", text) if one_line else text
+    return re.sub(f"[{_OBEYED}]", lambda found: repr(found[0])[1:-1], line)
 
 
 def print_json(data: object) -> None:
     """Write one JSON document to standard output."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    click.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(re.sub(f"[{_OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def read_json(text: str, what: str) -> object:

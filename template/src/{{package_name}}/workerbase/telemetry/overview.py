@@ -95,7 +95,7 @@ class DeadLetters:
     name: StreamName
     total: int
     newest: str
-    """Id of its newest entry."""
+    """Id of its newest entry; with the same length it means that nothing has changed."""
     looked_at: int
     """The groups are of so many, the newest."""
     groups: tuple[Group, ...]
@@ -141,9 +141,7 @@ async def overview(
     status = await snapshot(client, config, router)
     messages, consumers = await _messages(redis, status, config.consumer_group)
     claimed, jobs, later = await _jobs(redis, config.queue_name, loads)
-    known = {dead.name: dead for dead in before.dead} if before else {}
-    names = (*(stream.name for stream in status.streams), config.queue_name)
-    dead = [await _dead(client, keys.dlq(name), known) for name in names]
+    dead = await dead_letters(client, status, LOOKED_AT, before.dead if before else ())
     return Overview(
         at=time.time(),
         status=status,
@@ -151,7 +149,30 @@ async def overview(
         jobs=len(claimed),
         in_flight=tuple(sorted([*messages, *jobs], key=lambda item: -item.age_s)),
         later=later,
-        dead=tuple(dead),
+        dead=dead,
+    )
+
+
+async def dead_letters(
+    redis: RedisClient, status: Status, most: int, before: Iterable[DeadLetters] = ()
+) -> tuple[DeadLetters, ...]:
+    """Group the dead letters of all streams and of the queue by error.
+
+    Args:
+        redis: an open client.
+        status: names the queues and says how long they are.
+        most: so many of a queue are looked at, the newest.
+        before: what was found last; a queue that has not changed since is not read again.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer.
+    """
+    known = {dead.name: dead for dead in before}
+    totals = {stream.name: stream.dlq for stream in status.streams}
+    totals[status.queue.name] = status.queue.dlq
+    targets = [(SetAside.dlq(redis, source), total) for source, total in totals.items()]
+    return tuple(
+        [await _dead(target, total, most, known.get(target.name)) for target, total in targets]
     )
 
 
@@ -282,14 +303,10 @@ def _workers(consumers: list[dict[str, Any]], claimed: dict[str, str]) -> tuple[
     return tuple(Worker(name, pending[name], jobs[name], quiet.get(name)) for name in names)
 
 
-async def _dead(
-    redis: RedisClient, name: StreamName, known: dict[StreamName, DeadLetters]
-) -> DeadLetters:
-    target = SetAside(redis, name)
-    total, newest = await target.size(), await target.newest()
-    before = known.get(name)
+async def _dead(target: SetAside, total: int, most: int, before: DeadLetters | None) -> DeadLetters:
+    newest = await target.newest() if total else ""
     if before and (before.total, before.newest) == (total, newest):
         return before
-    groups = await target.newest_groups(LOOKED_AT)
+    groups = await target.newest_groups(most) if total else []
     looked_at = sum(group.count for group in groups)
-    return DeadLetters(name, total, newest, looked_at, tuple(groups))
+    return DeadLetters(target.name, total, newest, looked_at, tuple(groups))

@@ -7,20 +7,19 @@ All workers of a service show the same numbers here: take the maximum, never the
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from .. import deadletter
+from .. import keys
 from ..config import WorkerConfig
-from ..dlq import DeadEntry, SetAside
+from ..dlq import Group
 from ..events import EventRouter
 from ..status import Status, snapshot
 from ..types import RedisClient
+from .overview import DeadLetters, dead_letters
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +33,6 @@ MOST_FINGERPRINTS = 20
 """More different errors than this are counted together."""
 MAX_CLASS_NAME = 80
 OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True)
-class Letters:
-    """Which errors the newest letters of one dead-letter queue have."""
-
-    state: tuple[int, str]
-    """Length of the queue and id of its newest entry: the same means that nothing changed."""
-    errors: Counter[tuple[str, str]]
-    """Number of letters by fingerprint and class of the error."""
 
 
 class Sampler(Collector):
@@ -70,7 +59,7 @@ class Sampler(Collector):
         self._lock = asyncio.Lock()
         self._due = float("-inf")
         self._status: Status | None = None
-        self._letters: dict[str, Letters] = {}
+        self._dead: tuple[DeadLetters, ...] = ()
         self._failing = False
 
     async def refresh(self) -> None:
@@ -85,8 +74,7 @@ class Sampler(Collector):
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     status = await snapshot(self._redis, self._sampled, self._router)
-                    for name, length in _dlq_lengths(status).items():
-                        self._letters[name] = await self._newest(name, length)
+                    self._dead = await dead_letters(self._redis, status, NEWEST_LETTERS, self._dead)
             except Exception as exc:  # a scrape has more to show than this
                 if not self._failing:
                     logger.warning(
@@ -95,20 +83,6 @@ class Sampler(Collector):
                 self._failing, self._status = True, None
             else:
                 self._failing, self._status = False, status
-
-    async def _newest(self, name: str, length: int) -> Letters:
-        """Count the newest dead letters by their error, unless nothing has changed."""
-        known = self._letters.get(name)
-        if not length:
-            return Letters((0, ""), Counter())
-        dlq = SetAside.dlq(self._redis, name)
-        state = (length, await dlq.newest())
-        if known is not None and known.state == state:
-            return known
-        errors = Counter[tuple[str, str]]()
-        async for letter in dlq.newest_entries(NEWEST_LETTERS):
-            errors[letter.fingerprint, _error_class(letter)] += 1
-        return Letters(state, errors)
 
     def collect(self) -> Generator[Metric]:
         """Yield what was found; only the age of the sample if it failed."""
@@ -154,23 +128,17 @@ class Sampler(Collector):
             f"The newest {NEWEST_LETTERS} dead letters, by error.",
             labels=("source", "fingerprint", "error"),
         )
-        for source, length in _dlq_lengths(status).items():
-            depth.add_metric([source], length)
-            ranked = self._letters[source].errors.most_common()
-            for (fingerprint, error), count in ranked[:MOST_FINGERPRINTS]:
-                newest.add_metric((source, fingerprint, error), count)
-            if rest := sum(count for _, count in ranked[MOST_FINGERPRINTS:]):
+        for dead in self._dead:
+            source = dead.name.removesuffix(keys.DLQ_SUFFIX)
+            depth.add_metric([source], dead.total)
+            for group in dead.groups[:MOST_FINGERPRINTS]:
+                newest.add_metric((source, group.fingerprint, _error_class(group)), group.count)
+            if rest := sum(group.count for group in dead.groups[MOST_FINGERPRINTS:]):
                 newest.add_metric((source, OTHER, OTHER), rest)
         yield from (depth, newest)
 
 
-def _error_class(letter: DeadEntry) -> str:
+def _error_class(group: Group) -> str:
     """Return the class of the error; what cannot be one was not written by a worker."""
-    name = letter.payload.get(deadletter.ERROR_TYPE, "")
+    name = group.error.partition(":")[0]
     return name if name.isidentifier() and len(name) <= MAX_CLASS_NAME else OTHER
-
-
-def _dlq_lengths(status: Status) -> dict[str, int]:
-    """Return the length of each dead-letter queue by its stream or queue."""
-    lengths = {stream.name: stream.dlq for stream in status.streams}
-    return lengths | {status.queue.name: status.queue.dlq}

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from .. import keys
 from ..cli import operate
-from ..cli.app import App, ago, pass_app
+from ..cli.app import App, ago, pass_app, printable
 from ..connect import OUTAGE_ERRORS
 from ..status import LAG_COUNT_LIMIT
 from .overview import LOOKED_AT, Overview, overview
@@ -229,9 +229,8 @@ def _beside(*parts: RenderableType) -> Table:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """Return text as one line; what comes out of Redis must not steer the terminal."""
-    clean = "".join(c if c.isprintable() else " " for c in text)
-    return Text(clean, style, no_wrap=True, overflow="ellipsis")
+    """Return text as one line."""
+    return Text(printable(text, one_line=True), style, no_wrap=True, overflow="ellipsis")
 
 
 def _number(number: float | None, style: str = "") -> Text:
