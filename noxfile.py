@@ -276,7 +276,10 @@ def promtool(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``, ``scale``."""
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``.
+
+    Or ``jobs``, ``scale``, ``image``.
+    """
     install(session, "bench")
     which, *options = session.posargs or ["streams", "--quick"]
     env = {"PYTHONPATH": str(PACKAGE)} | show_pyenv_pythons()
