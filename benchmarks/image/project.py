@@ -1,5 +1,6 @@
 """What is built: a project rendered from the template, or somebody else's folder."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -61,8 +62,9 @@ class Project:
 
 
 def lock(folder: Path) -> None:
-    """Write or renew the lock file."""
-    subprocess.run([*UV, "lock", "--quiet"], cwd=folder, check=True)
+    """Write or renew the lock file, with a Python that suits the project, not with ours."""
+    own = {k: v for k, v in os.environ.items() if k not in ("UV_PYTHON", "VIRTUAL_ENV")}
+    subprocess.run([*UV, "lock", "--quiet"], cwd=folder, env=own, check=True)
 
 
 def locked(project: Project, name: str) -> str:
