@@ -28,8 +28,8 @@ from .recording import BEGUN, ENDED, STREAM, Parcel, carry
 
 WORKERS = 2
 TICK_S = 0.02
-SHORT_S, LONG_S, LONG_EACH = 0.02, 2.0, 100
-"""How long the work takes: one of so many is long, so that a stop finds some at work."""
+SHORT_S, LONG_S, LONG_EACH = 0.02, 2.0, 200
+"""How long the work takes: a message and a job of so many are long, so that a stop finds some."""
 STEADY_S = 10.0
 """Load without a replacement, before and after."""
 SETTLE_TENTHS = 600
@@ -146,7 +146,7 @@ class Sender:
                     return
                 numbers = range(self.sent, self.sent + 2 * self._each)
                 now = time.time_ns()
-                works = [(n, now, SHORT_S if n % LONG_EACH else LONG_S) for n in numbers]
+                works = [(n, now, LONG_S if n % LONG_EACH < 2 else SHORT_S) for n in numbers]
                 await asyncio.gather(
                     self._events.publish(
                         *[Parcel(number=n, sent=s, seconds=w) for n, s, w in works[::2]]
