@@ -126,65 +126,116 @@ def mutants(session: nox.Session) -> None:
     session.run("python", str(ROOT / "tests" / "mutants" / "run.py"), *session.posargs)
 
 
+class Container:
+    """A container, its image and a network of their own with a Redis in it.
+
+    DOCKER names another client than ``docker``.
+    """
+
+    # The health file outlives the container's processes here, unlike on compose.yaml's tmpfs.
+    CONFINED = (
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--volume=/tmp",
+    )
+
+    def __init__(self, session: nox.Session) -> None:
+        self.session = session
+        self.name = f"worker-image-{os.getpid()}"
+        self.redis = f"{self.name}-redis"
+
+    def docker(self, *arguments: str, **options: object) -> str:
+        """Run the client and return what it prints."""
+        client = os.environ.get("DOCKER", "docker")
+        shown: dict[str, object] = {"silent": True, "log": False, "external": True}
+        return str(self.session.run(client, *arguments, **shown | options)).strip()
+
+    def build(self, project: Path) -> None:
+        """Build the image; the arguments of the session go to ``docker build``."""
+        build = ("build", "--tag", self.name, *self.session.posargs, str(project))
+        self.docker(*build, silent=False, log=True, env={"DOCKER_BUILDKIT": "1"})
+
+    def run(self) -> None:
+        """Start Redis and the worker."""
+        self.docker("network", "create", self.name)
+        network = f"--network={self.name}"
+        self.docker("run", "--detach", "--name", self.redis, network, "redis:7-bookworm")
+        dsn = f"--env=WORKER_REDIS_DSN=redis://{self.redis}:6379/0"
+        self.docker("run", "--detach", "--name", self.name, network, dsn, *self.CONFINED, self.name)
+
+    def inspect(self, field: str) -> str:
+        """Return a field, in the words of a Go template."""
+        return self.docker("inspect", f"--format={{{{{field}}}}}", self.name)
+
+    def wait_until(self, health: str, seconds: int) -> None:
+        """Wait for a state of the health check."""
+        started = time.monotonic()
+        while self.inspect(".State.Health.Status") != health:
+            if time.monotonic() - started > seconds:
+                log = self.docker("logs", self.name)
+                self.session.error(f"not {health} after {seconds} s:\n{log}")
+            time.sleep(0.2)
+        self.session.log(f"{health} after {time.monotonic() - started:.0f} s")
+
+    def python(self, *arguments: str) -> str:
+        """Run the container's Python in it."""
+        return self.docker("exec", self.name, "python", *arguments)
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        containers = ("rm", "--force", "--volumes", self.name, self.redis)
+        for rest in (containers, ("network", "rm", self.name), ("image", "rm", self.name)):
+            self.docker(*rest, success_codes=[0, 1])
+
+
 @nox.session(default=False)
-def image(session: nox.Session) -> None:
+@nox.parametrize("answers", [(), ("telemetry=true", "kubernetes=true")], ids=["plain", "telemetry"])
+def image(session: nox.Session, answers: tuple[str, ...]) -> None:
     """Build a rendered project's image, run it, stop and kill its worker. Needs Docker.
 
     DOCKER names another client than ``docker``; arguments go to ``docker build``.
     """
     session.install("copier>=9.11,<10")
-    name = f"worker-image-{os.getpid()}"
-    redis = f"{name}-redis"
-
-    def docker(*arguments: str, **options: object) -> str:
-        client = os.environ.get("DOCKER", "docker")
-        shown: dict[str, object] = {"silent": True, "log": False, "external": True}
-        return str(session.run(client, *arguments, **shown | options)).strip()
-
-    def inspect(field: str) -> str:
-        return docker("inspect", f"--format={{{{{field}}}}}", name)
-
-    def wait_until(health: str, seconds: int) -> None:
-        started = time.monotonic()
-        while inspect(".State.Health.Status") != health:
-            if time.monotonic() - started > seconds:
-                session.error(f"not {health} after {seconds} s:\n{docker('logs', name)}")
-            time.sleep(0.2)
-        session.log(f"{health} after {time.monotonic() - started:.0f} s")
-
-    # The health file outlives the container's processes here, unlike on compose.yaml's tmpfs.
-    volume = ("--volume=/tmp",)
-    confined = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
-    network = (f"--network={name}", f"--env=WORKER_REDIS_DSN=redis://{redis}:6379/0")
-    probe = ("--entrypoint=python", name, "-I", "-S", "/app/probe.py", "live")
+    worker = Container(session)
+    docker, name = worker.docker, worker.name
+    probe = ("-I", "-S", "/app/probe.py")
     with tempfile.TemporaryDirectory() as folder:
-        project = render(session, folder)
-        build = ("build", "--tag", name, *session.posargs, str(project))
-        docker(*build, silent=False, log=True, env={"DOCKER_BUILDKIT": "1"})
+        worker.build(render(session, folder, *answers))
     try:
-        docker("network", "create", name)
-        docker("run", "--detach", "--name", redis, network[0], "redis:7-bookworm")
-        docker("run", "--detach", "--name", name, *network, *confined, *volume, name)
-        wait_until("healthy", 60)
+        worker.run()
+        worker.wait_until("healthy", 60)
+        worker.python(*probe, "ready")
+        if worker.python("-c", "import os; print(os.getuid())") == "0":
+            session.error("the worker runs as root")
+        if answers:
+            check_pages(worker)
         docker("kill", name)
-        stale = docker("run", "--rm", f"--volumes-from={name}", *probe, success_codes=[0, 1])
+        again = ("run", "--rm", f"--volumes-from={name}", "--entrypoint=python", name, *probe)
+        stale = docker(*again, "live", success_codes=[0, 1])
         session.log(f"the probe says of the file that is left: {stale}")
         if not stale.endswith("is gone"):
             session.error("the probe does not notice that the worker is gone")
         docker("start", name)
-        wait_until("healthy", 60)
+        worker.wait_until("healthy", 60)
         docker("kill", "--signal=STOP", name)
-        wait_until("unhealthy", 90)
+        worker.wait_until("unhealthy", 90)
         docker("kill", name)
         docker("start", name)
-        wait_until("healthy", 60)
+        worker.wait_until("healthy", 60)
         docker("stop", "-t", "75", name)
-        if inspect(".State.ExitCode") != "0":
+        if worker.inspect(".State.ExitCode") != "0":
             session.error(f"docker stop did not drain:\n{docker('logs', name)}")
     finally:
-        for rest in (("rm", "--force", "--volumes", name, redis), ("network", "rm", name)):
-            docker(*rest, success_codes=[0, 1])
-        docker("image", "rm", name)
+        worker.remove()
+
+
+def check_pages(worker: Container) -> None:
+    """See that the pages of telemetry answer, asked from within the container."""
+    ask = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+    for page, content in {"livez": "ok", "readyz": "ok", "metrics": "worker_info{"}.items():
+        if content not in worker.python("-c", ask, f"http://127.0.0.1:9464/{page}"):
+            worker.session.error(f"/{page} does not answer {content!r}")
 
 
 @nox.session(python=False)
@@ -228,11 +279,14 @@ def prometheus(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure ours and its peers: ``nox -s bench -- streams --quick``, or ``jobs``, ``scale``."""
+    """Measure ours and its peers: ``nox -s bench -- streams --quick``.
+
+    Or ``jobs``, ``scale``, ``image``.
+    """
     install(session, "bench")
     which, *options = session.posargs or ["streams", "--quick"]
-    path = {"PYTHONPATH": str(PACKAGE)}
-    session.run("python", "-m", f"benchmarks.{which}", *options, env=path)
+    env = {"PYTHONPATH": str(PACKAGE)} | show_pyenv_pythons()
+    session.run("python", "-m", f"benchmarks.{which}", *options, env=env)
 
 
 @nox.session
