@@ -134,6 +134,31 @@ async def test_a_password_alone_is_that_of_the_default_user() -> None:
         admin.close()
 
 
+async def test_a_missing_password_is_told_as_such() -> None:
+    with Server() as server:
+        admin = sync.Redis(port=server.port)
+        admin.config_set("requirepass", "secret")
+        client = connect(RedisLocation.parse(f"redis://127.0.0.1:{server.port}/0"))
+        with pytest.raises(sync.AuthenticationError):
+            await client.ping()
+        await client.aclose(close_connection_pool=True)
+        admin.config_set("requirepass", "")
+        admin.close()
+
+
+async def test_a_server_that_accepts_and_does_not_answer_is_given_up() -> None:
+    with Server() as server:
+        client = connect(RedisLocation.parse(f"redis://127.0.0.1:{server.port}/0"))
+        server.freeze()
+        try:
+            async with asyncio.timeout(60):
+                with pytest.raises(sync.TimeoutError, match="Timeout"):
+                    await client.ping()
+        finally:
+            server.thaw()
+        await client.aclose(close_connection_pool=True)
+
+
 async def test_a_unix_socket_is_connected_to(tmp_path: Path) -> None:
     path = tmp_path / "redis,socket"
     with Server(options=("--unixsocket", str(path))):

@@ -70,6 +70,24 @@ async def test_an_exception_is_retried_and_then_dead_lettered_with_its_history(
         assert sorted(await client.keys()) == [b"arq:queue:dlq", b"arq:result:job"]
 
 
+async def test_a_task_cannot_end_the_worker_whatever_it_raises(config: WorkerConfig) -> None:
+    class Panic(BaseException):
+        """As extensions in other languages raise it."""
+
+    async def panics(ctx: Ctx) -> None:
+        raise Panic
+
+    async def fine(ctx: Ctx) -> str:
+        return "done"
+
+    async with client_of(config) as client, working(config, panics, fine):
+        await client.enqueue_job("panics")
+        await until(lambda: dead_letters(client))
+        job = await client.enqueue_job("fine")
+        assert job
+        assert await job.result(timeout=10, poll_delay=0.02) == "done"
+
+
 async def test_the_backoff_is_jittered_and_doubles_to_its_bound(
     server: Server, config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

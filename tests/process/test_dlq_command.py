@@ -204,7 +204,8 @@ def test_a_job_that_the_worker_cannot_read_is_left_and_told(project: Project) ->
     project.redis.xadd("arq:queue:dlq", letter)
     done = project.run("dlq", "replay")
     assert done.returncode == 0
-    assert "0 replayed\n1 left: the worker's job_deserializer cannot read them\n" in done.stdout
+    left = "1 left: no jobs that the worker's job_deserializer can read"
+    assert f"0 replayed\n{left}\n" in done.stdout
     assert project.redis.xlen("arq:queue:dlq") == 1
 
 
@@ -222,3 +223,10 @@ def test_a_payload_cannot_command_the_terminal_of_who_looks_at_it(
     assert not set(told) & {"\x1b", "\x07", "\x9b", "\r", "\u202e", "\u2066"}
     if "--json" in command:
         assert json.loads(told)[0]["data"] == hostile
+
+
+def test_what_is_no_job_is_not_sent_to_the_queue(project: Project) -> None:
+    project.redis.xadd("arq:queue:dlq", {"a": "b"})
+    assert answer(project, "replay", "--stream", "arq:queue")["unreadable"] == 1
+    assert project.redis.xlen("arq:queue:dlq") == 1
+    assert not project.redis.exists("arq:queue")

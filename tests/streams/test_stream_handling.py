@@ -1,10 +1,12 @@
 """How handlers run: so many, so long, from every stream its share; and what idling costs."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from streamkit import (
     STREAM,
     Work,
@@ -99,6 +101,68 @@ async def test_a_handler_that_will_not_be_cancelled_in_time_ends_by_its_own_outc
 
 class Quiet(Event, type="quiet", stream="quiet"):
     number: int
+
+
+class Panic(BaseException):
+    """As extensions in other languages raise it."""
+
+
+async def test_a_handler_cannot_end_the_worker_whatever_it_raises(
+    redis: RedisClient, server: Server, config_for: ConfigFor
+) -> None:
+    router = EventRouter()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        if event.number == 0:
+            raise Panic
+
+    async with consuming(router, config_for(server, max_retries=1)) as consumer:
+        await send(redis, 0, 1)
+        await until(lambda: consumer.counts["dead_lettered"] == 1)
+        await until(lambda: consumer.counts["handled"] == 1)
+
+
+async def test_a_type_that_is_no_text_is_parked_and_harms_nobody(
+    redis: RedisClient, server: Server, config_for: ConfigFor
+) -> None:
+    router = EventRouter()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None: ...
+
+    async with consuming(router, config_for(server)) as consumer:
+        await redis.execute_command("XADD", STREAM, "*", b"type", b"\xff", b"data", b"x")
+        await until(lambda: consumer.counts["parked"] == 1)
+        assert await consumer._janitor.unpark(STREAM) == 1
+        assert await length(redis, f"{STREAM}:parked") == 1
+        await send(redis, 1)
+        await until(lambda: consumer.counts["handled"] == 1)
+
+
+async def test_a_handler_that_ignores_its_cancellation_does_not_hang_the_stop(
+    redis: RedisClient, server: Server, config_for: ConfigFor, caplog: pytest.LogCaptureFixture
+) -> None:
+    router, began, end = EventRouter(), asyncio.Event(), asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        began.set()
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+
+    async with consuming(router, config_for(server, drain_timeout=0.1, concurrency=2)) as consumer:
+        await send(redis, 1)
+        await began.wait()
+    end.set()  # or the test would not end either
+    assert "ignores its cancellation and is left behind" in caplog.text
+    (entry,) = await pending(redis)
+    assert entry["time_since_delivered"] < 86_400_000, "it was not handed back, for it runs"
+    slots = [slot.task for slot in consumer._handling.slots if slot.task]
+    for task in slots:
+        task.cancel()
+    await asyncio.wait(slots)
 
 
 async def test_a_busy_stream_does_not_starve_a_quiet_one(

@@ -121,7 +121,9 @@ def _client(location: RedisLocation, redis_class: Any, retry: Any, sentinel: Any
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_keepalive": True,
-        "health_check_interval": 15,
+        # No PING of redis-py's own: it is sent while connecting, and where it is not answered, or
+        # refused for want of a password, redis-py connects again to send it, without an end.
+        "health_check_interval": 0,
         # One quick retry on a fresh connection hides a restart of Redis; longer outages are the
         # loops' business, which must notice them (readiness) and keep beating.
         "retry": retry(ExponentialBackoff(cap=0.5, base=0.05), 1),

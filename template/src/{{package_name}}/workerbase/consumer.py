@@ -179,7 +179,9 @@ class Consumer:
         except OUTAGE_ERRORS as exc:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
-        await self._hand_back(set())
+        # What ignores its cancellation still runs: its lease keeps others from it for a while.
+        stuck = [slot.delivery for slot in self._handling.slots if slot.delivery is not None]
+        await self._hand_back({delivery.entry_id for delivery in stuck})
         for leases in self._leases.values():
             try:
                 await leases.leave()

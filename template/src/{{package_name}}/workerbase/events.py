@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from . import propagation
+from . import propagation, wire
 from .deadletter import MAX_DIGITS
 from .errors import InvalidEventError, RegistrationError, UnknownEventError
 from .keys import check_stream_name
@@ -160,7 +160,7 @@ class EventRouter:
 
     def knows(self, stream: StreamName, event_type: str) -> bool:
         """Whether a handler is registered."""
-        return (stream, event_type.encode()) in self._routes
+        return (stream, wire.encode(event_type)) in self._routes
 
     def route(self, stream: StreamName, event_type: bytes) -> Route[Any]:
         """Return the route of a message.

@@ -135,7 +135,9 @@ class Handling:
             if slot.uncancel():
                 raise  # the drain is over; the entry is handed back
             return exc  # the handler's own doing
-        except (Exception, SystemExit) as exc:  # a handler must not end the worker
+        except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
+            raise
+        except BaseException as exc:  # a handler must not end the worker
             return exc
         finally:
             slot.delivery = None

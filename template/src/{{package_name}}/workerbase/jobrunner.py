@@ -99,7 +99,9 @@ class JobRunner(Worker):
             self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
             attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
-        except (Exception, asyncio.CancelledError, SystemExit) as exc:
+        except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
+            raise
+        except BaseException as exc:  # a task must not end the worker
             attempt.error = attempt.result = exc
             self._judge(attempt, exc)
         else:

@@ -95,7 +95,7 @@ async def serve(
             stop.set()
             heartbeat.set_state("draining")
             await services.finish()
-    logger.info("stopped; nothing is left running")
+    logger.info("stopped")
 
 
 def _handle_signals(stop: asyncio.Event, health_file: Path) -> None:

@@ -2,9 +2,15 @@
 """Loops that must not end unnoticed."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 
 from .errors import WorkerError
+
+logger = logging.getLogger(__name__)
+
+CANCELS = 5
+"""One a second."""
 
 
 class Services:
@@ -53,11 +59,15 @@ class Services:
                 raise WorkerError(msg) from result
 
     async def cancel(self) -> None:
-        """Cancel all tasks and wait until they have ended."""
+        """Cancel all tasks and wait until they have ended, or ignored it `CANCELS` times."""
         waiting = set(self._tasks)
-        while waiting:  # what a task awaits may swallow one cancellation
+        for _ in range(CANCELS):  # what a task awaits may swallow one cancellation
+            if not waiting:
+                break
             for task in waiting:
                 task.cancel()
             done, waiting = await asyncio.wait(waiting, timeout=1.0)
             await asyncio.gather(*done, return_exceptions=True)
+        for task in waiting:
+            logger.error("%s ignores its cancellation and is left behind", task.get_name())
         self._tasks.clear()

@@ -197,8 +197,11 @@ def replay(app: App, /, max_replays: int, **options: Any) -> None:
     Interrupt it and start it again as you like: each message is moved in one step.
     """
     loads = cast("Callable[[bytes], object]", vars(app.settings())["job_deserializer"])
+    queue = app.config.queue_name
 
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
+        if target.stream == queue and not entry.is_job:
+            return "unreadable"  # as a message it would make a stream where the queue belongs
         if dry_run:
             return "capped" if entry.replays >= max_replays else "replayed"
         return await target.replay(entry, max_replays, loads)
@@ -264,5 +267,5 @@ _LEFT = {
     "gone": "were gone already",
     "capped": "left: replayed too often (--max-replays)",
     "exists": "left: a job with the same id waits or runs",
-    "unreadable": "left: the worker's job_deserializer cannot read them",
+    "unreadable": "left: no jobs that the worker's job_deserializer can read",
 }
