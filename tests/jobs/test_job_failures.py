@@ -15,11 +15,14 @@ from arq.worker import RetryJob
 from click.testing import CliRunner
 from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
 from workerbase import wire
+from workerbase.attempt import Attempt
 from workerbase.cli import make_cli
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.dlq import SetAside
 from workerbase.errors import JobFailedError, PermanentError, TransientError
+from workerbase.jobs import JobWorker
+from workerbase.link import RedisLink
 from workerbase.task_utils import task
 from workerbase.types import Ctx, RedisClient
 
@@ -86,6 +89,28 @@ async def test_a_task_cannot_end_the_worker_whatever_it_raises(config: WorkerCon
         job = await client.enqueue_job("fine")
         assert job
         assert await job.result(timeout=10, poll_delay=0.02) == "done"
+
+
+async def test_a_run_that_is_thrown_away_has_not_ended(config: WorkerConfig) -> None:
+    """As at the end of a loop that a task outlived."""
+    ended: list[object] = []
+
+    async def waits(ctx: Ctx) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def on_job_end(ctx: Ctx) -> None:
+        ended.append(ctx["job_id"])
+
+    settings = settings_of(config, waits, on_job_end=on_job_end)
+    async with client_of(config) as client:
+        await client.enqueue_job("waits")
+        worker = JobWorker.of(settings, client, {}, RedisLink())
+        (claim,), _ = await worker._queue.claim(1, 1)
+        run = worker._attempt(Attempt(claim, worker._codec, claim.job_try))
+        run.send(None)
+        assert list(worker.job_tasks) == [claim.job_id]
+        run.close()
+        assert (ended, worker.jobs_failed) == ([], 0)
 
 
 async def test_the_backoff_is_jittered_and_doubles_to_its_bound(

@@ -99,8 +99,8 @@ class JobRunner(Worker):
             self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
             attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
-        except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
-            raise
+        except (GeneratorExit, KeyboardInterrupt):
+            raise  # thrown away at the end of the loop; Ctrl-C where no handler can be set
         except BaseException as exc:  # a task must not end the worker
             attempt.error = attempt.result = exc
             self._judge(attempt, exc)
