@@ -9,7 +9,7 @@ import pytest
 from arq import ArqRedis
 from arq.jobs import Job
 from jobkit import QUEUE, calls, client_of, until, working
-from workerbase import wire
+from workerbase import jobs, wire
 from workerbase.base import BaseArqService
 from workerbase.config import WorkerConfig
 from workerbase.delivery.arq import ArqAdapter
@@ -31,6 +31,19 @@ def plain(config: WorkerConfig) -> ArqRedis:
     """Plain arq's client."""
     host, port = config.location.hosts[0]
     return ArqRedis(host=host, port=port, job_serializer=wire.dumps, job_deserializer=wire.loads)
+
+
+async def test_a_listener_that_hears_nothing_keeps_its_connection_in_use(
+    idle: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "QUIET_S", 0.05)
+
+    async def pinged(client: ArqRedis) -> bool:
+        found = await client.execute_command("CLIENT LIST", "TYPE", "pubsub")
+        return any(one["cmd"] == "ping" for one in found)
+
+    async with client_of(idle) as client, working(idle):
+        await until(lambda: pinged(client))
 
 
 WAYS = ["async adapter", "sync adapter", "service", "enqueue_in", "client"]

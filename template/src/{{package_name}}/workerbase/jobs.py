@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 UPKEEP_S = 0.5
 """How often cron jobs and aborted jobs are looked at."""
+QUIET_S = 60.0
+"""After so long without a word a listening connection speaks, or what lies between it and Redis
+may forget it: jobs would be handed to nobody."""
 CANCEL_S = 5
 """How long a cancelled job may take to notice."""
 
@@ -279,8 +282,9 @@ class JobWorker(JobRunner):
                 await pubsub.subscribe(keys.wake(self.queue_name), own)
                 self._listening = True
                 while True:
-                    message = await pubsub.get_message(timeout=60.0)
+                    message = await pubsub.get_message(timeout=QUIET_S)
                     if message is None:
+                        await pubsub.ping()
                         continue
                     if message["type"] == "message" and message["channel"] == own.encode():
                         self._idle_until = 0.0
