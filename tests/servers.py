@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -32,3 +33,10 @@ def binary(kind: str) -> Binary:
             pytest.fail(message)
         pytest.skip(message)
     return Binary(path, kind)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

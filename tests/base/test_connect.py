@@ -14,7 +14,7 @@ import pytest
 import redis as sync
 from arq.connections import create_pool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from servers import binary
+from servers import binary, free_port
 from workerbase.connect import RedisLocation, arq_settings, connect, connect_sync, raw_entries
 from workerbase.devtools.server import Server
 from workerbase.types import RedisClient
@@ -184,12 +184,6 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
             "-CAcreateserial", "-out", f"{name}.crt", "-extfile", "ext")  # fmt: skip
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def tls_options(folder: Path, port: int) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from jobkit import QUEUE, Process, client_of, processes, ran, until, working
+from servers import free_port
 from workerbase.config import WorkerConfig
 from workerbase.connect import OUTAGE_ERRORS
 from workerbase.devtools.server import Server
@@ -174,9 +175,7 @@ class Sentinels:
         self.primary.start()
         self.replica = Server(options=("--replicaof", f"127.0.0.1 {self.primary.port}"))
         self.replica.start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         conf = folder / "sentinel.conf"
         conf.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"

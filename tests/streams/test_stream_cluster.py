@@ -1,14 +1,13 @@
 """Which steps a Redis Cluster takes, as docs/scaling.md of each project says."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from redis.exceptions import ResponseError
-from servers import binary
+from servers import binary, free_port
 from streamkit import client_of
 from waiting import until
 from workerbase import BaseArqWorkerSettings, keys, runner, scripts
@@ -24,11 +23,8 @@ GROUP, CONSUMER, QUEUE = "workers", "somebody", "arq:queue"
 @pytest.fixture(scope="module")
 def cluster_server() -> Iterator[Server]:
     """A cluster of one node: all slots are its own, and it takes no step over two of them."""
-    with socket.socket() as probe:
-        # Else the port of its bus is 10,000 above its own, which may be none.
-        probe.bind(("127.0.0.1", 0))
-        bus = str(probe.getsockname()[1])
-    options = ("--cluster-enabled", "yes", "--cluster-port", bus)
+    # Else the port of its bus is 10,000 above its own, which may be none.
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with Server(binary=binary("valkey"), options=options) as server:
         with redis.Redis(port=server.port) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)

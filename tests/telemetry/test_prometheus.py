@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from deploykit import ALERTS, PROMETHEUS, dashboard, rules, targets
+from servers import free_port
 from waiting import until_true
 from workerbase.devtools.server import Server
 
@@ -27,12 +27,6 @@ EACH = "500ms"
 """Time between two scrapes, and between two looks at the rules."""
 
 until = partial(until_true, patience=60.0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Rendered:
