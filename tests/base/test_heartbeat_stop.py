@@ -31,7 +31,7 @@ async def test_it_stops_although_its_state_has_just_changed(tmp_path: Path, turn
 
 async def test_it_stops_although_the_client_has_swallowed_a_cancellation(tmp_path: Path) -> None:
     class Deaf:
-        """Does what redis-py does now and then while it connects."""
+        """Loses a cancellation, as real checks of Redis were seen to."""
 
         async def execute_command(self, *_: RedisArg, **__: Any) -> Any:
             with contextlib.suppress(asyncio.CancelledError):

@@ -180,8 +180,8 @@ class Consumer:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
         # What ignores its cancellation still runs: its lease keeps others from it for a while.
-        stuck = [slot.delivery for slot in self._handling.slots if slot.delivery is not None]
-        await self._hand_back({delivery.entry_id for delivery in stuck})
+        stuck = (slot.delivery for slot in self._handling.slots)
+        await self._hand_back({delivery.entry_id for delivery in stuck if delivery is not None})
         for leases in self._leases.values():
             try:
                 await leases.leave()
