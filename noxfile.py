@@ -21,6 +21,9 @@ nox.needs_version = ">=2025.2.9"
 ROOT = Path(__file__).parent
 PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 
+PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
+"""Options of pytest: a process for each core, and the tests of a module in one of them."""
+
 SUITES = ("acl", "base", "jobs", "process", "streams", "telemetry")
 """The tests of the base itself."""
 LEAST_COVERAGE = 95
@@ -94,7 +97,7 @@ def tests(session: nox.Session) -> None:
         session.run("ruff", "check")
         session.run("ruff", "format", "--check")
         check_types(session)
-    session.run("pytest", *session.posargs, env=show_pyenv_pythons())
+    session.run("pytest", *PARALLEL, *session.posargs, env=show_pyenv_pythons())
 
 
 @nox.session(python="3.12", default=False)
@@ -256,7 +259,7 @@ def release(session: nox.Session) -> None:
     """Check that the commit can be released, and print the commands that tag it."""
     install(session, "test", "lint", "types")
     session.run("python", "tests/updates/releases.py", "check")
-    session.run("pytest", env=show_pyenv_pythons())
+    session.run("pytest", *PARALLEL, env=show_pyenv_pythons())
     session.run("python", "tests/updates/releases.py", "commands")
 
 
