@@ -79,7 +79,7 @@ def test_a_health_file_that_cannot_be_written_is_one_clear_sentence(project: Pro
     assert "healthy (No such file or directory): set WORKER_HEALTH_FILE" in missing.stderr
     folder = project.run("run", WORKER_HEALTH_FILE=str(project.folder))
     assert folder.returncode == 1
-    assert "cannot remove the health file of a former run" in folder.stderr
+    assert "WORKER_HEALTH_FILE must name a file that the worker may write" in folder.stderr
     assert "Traceback" not in missing.stderr + folder.stderr
 
 
@@ -106,6 +106,17 @@ def test_a_blocked_event_loop_is_stuck(project: Project) -> None:
     assert "the worker is stuck" in until(project.problem, "a stale heartbeat")
 
 
+def test_a_blocked_event_loop_says_where_while_it_is_blocked(project: Project) -> None:
+    worker = project.start_ready()
+    published(project, 1, how="blocks", seconds=6)
+    until(lambda: "the event loop has not turned for" in worker.output, "a log record")
+    assert "the event loop turns again" not in worker.output
+    place = worker.output.partition("what blocks, here:")[2]
+    assert "in on_order" in place
+    assert "time.sleep(" in place
+    until(lambda: "the event loop turns again after" in worker.output, "its end")
+
+
 def test_a_consumer_that_does_not_come_round_is_stuck(project: Project) -> None:
     project.start_ready(TINY_BREAK="stuck consumer")
     assert until(project.problem, "a stall") == "the consumer makes no progress"
@@ -115,7 +126,7 @@ def test_without_redis_the_worker_is_alive_but_not_ready(own_project: Project) -
     project = own_project
     worker = project.start_ready()
     project.server.kill()
-    assert "no connection to Redis" in until(lambda: project.problem(ready=True), "unreadiness")
+    assert "cannot use Redis" in until(lambda: project.problem(ready=True), "unreadiness")
     assert project.problem() == ""
     project.server.start()
     until(lambda: not project.problem(ready=True), "readiness")

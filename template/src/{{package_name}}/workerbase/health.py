@@ -16,6 +16,7 @@ from uuid import uuid4
 from . import probe
 from .errors import ConfigError
 from .link import RedisLink
+from .loopwatch import LoopWatch
 from .services import Services
 from .types import RedisClient
 
@@ -62,6 +63,7 @@ class Heartbeat:
         self._sources: list[Callable[[], Vitals]] = []
         self._wake = asyncio.Event()
         self._loops = Services()
+        self._loop_watch = LoopWatch(interval)
         self._beats = False
         pid = os.getpid()
         self._process = {
@@ -101,6 +103,7 @@ class Heartbeat:
             raise ConfigError(msg) from exc
         self.link.on_change = self._wake.set
         self._beats = True
+        self._loop_watch.start()
         self._loops.start("heartbeat", self._run())
         if redis is not None:
             self._loops.start("heartbeat: redis", self.link.watch(redis, self._interval))
@@ -113,6 +116,7 @@ class Heartbeat:
     async def stop(self) -> None:
         """Stop beating and remove the file; harmless if it does not beat."""
         self._beats = False
+        self._loop_watch.stop()
         await self._loops.cancel()
         remove(self.path)
 
@@ -124,6 +128,7 @@ class Heartbeat:
                 async with asyncio.timeout(self._interval):
                     await self._wake.wait()
             self._wake.clear()
+            self._loop_watch.turned()
             try:
                 self.beat()
             except OSError:
@@ -147,6 +152,7 @@ class Heartbeat:
             "at": time.monotonic(),
             "state": self.state,
             "redis": self.link.up,
+            "redis_problem": self.link.problem or "it has not answered yet",
             "stalled_at": None if last_pass is None else last_pass + STALL_S,
             "stalled": stalled,
             "overdue_at": None if limit is None else limit + OVERDUE_MARGIN_S,

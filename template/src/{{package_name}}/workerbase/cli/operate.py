@@ -52,7 +52,10 @@ def run(app: App) -> None:
     try:
         health_file.remove(path)
     except OSError as exc:
-        msg = f"cannot remove the health file of a former run, {path}: {exc.strerror}"
+        msg = (
+            f"cannot remove what is at {path} ({exc.strerror}): WORKER_HEALTH_FILE must name a "
+            "file that the worker may write"
+        )
         raise ConfigError(msg) from exc
     from ..runner import run as run_worker  # noqa: PLC0415 - the stale file goes first
 
@@ -194,7 +197,7 @@ def status_table(found: Status) -> Table:
             _count(stream.lag),
             _count(stream.pending),
             "",
-            ago(stream.oldest_pending_s),
+            ago(stream.oldest_s),
             _count(stream.consumers),
             _count(stream.parked, "yellow"),
             _count(stream.dlq, "red"),
