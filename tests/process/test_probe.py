@@ -129,7 +129,11 @@ def test_it_imports_nothing_but_a_little_of_the_standard_library() -> None:
         ({"overdue_at": 1.0, "overdue": "job 7"}, False, "job 7 runs longer than its timeout"),
         ({"state": "starting"}, True, "the worker is starting"),
         ({"state": "draining"}, True, "the worker is draining"),
-        ({"redis": False}, True, "no connection to Redis"),
+        (
+            {"redis": False, "redis_problem": "ReadOnlyError: a replica"},
+            True,
+            "the worker cannot use Redis: ReadOnlyError: a replica",
+        ),
     ],
 )
 def test_it_says_what_is_wrong(

@@ -88,7 +88,7 @@ async def test_redis_killed_and_restarted(lasting: Server, tmp_path: Path) -> No
         await send(redis, *range(5), seconds=0.8)
         await until(lambda: pending(redis))
         lasting.kill()
-        await until(lambda: "no connection to Redis" in not_ready(worker))
+        await until(lambda: "cannot use Redis" in not_ready(worker))
         assert probe.check(str(worker.health_file), ready=False) == ""
         await asyncio.sleep(1.5)
         await asyncio.to_thread(lasting.start)
@@ -108,7 +108,7 @@ async def test_redis_frozen_for_ten_seconds(own_server: Server, tmp_path: Path) 
         own_server.freeze()
         frozen = time.monotonic()
         try:
-            await until(lambda: "no connection to Redis" in not_ready(worker))
+            await until(lambda: "cannot use Redis" in not_ready(worker))
             await asyncio.sleep(frozen + 10 - time.monotonic())
             assert probe.check(str(worker.health_file), ready=False) == ""
         finally:
@@ -140,7 +140,8 @@ async def test_redis_read_only(lasting: Server, tmp_path: Path) -> None:
         await goes_on(redis, 1)
         # A replica of a master that is not there: it answers reads and refuses writes.
         await redis.execute_command("REPLICAOF", "127.0.0.1", 1)
-        await until(lambda: "no connection to Redis" in not_ready(worker))
+        await until(lambda: "cannot use Redis: ReadOnlyError" in not_ready(worker))
+        assert "WORKER_REDIS_DSN must lead to the primary" in worker.log.read_text()
         await stays(lambda: not_ready(worker), 1.5)
         await redis.execute_command("REPLICAOF", "NO", "ONE")
         assert await goes_on(redis, 2) <= RESUMES_S
@@ -164,7 +165,7 @@ async def test_redis_failed_over_to_its_replica(tmp_path: Path) -> None:
                 await until(lambda: all_started(redis))
                 assert await redis.execute_command("WAIT", 1, 10_000) == 1
                 master.kill()
-                await until(lambda: "no connection to Redis" in not_ready(worker))
+                await until(lambda: "cannot use Redis" in not_ready(worker))
                 await other.execute_command("REPLICAOF", "NO", "ONE")
                 replica_port, replica_data = replica.port, await record(other)
                 assert replica_port != master.port
@@ -240,7 +241,8 @@ async def test_an_idle_worker_notices_that_redis_is_full(
 ) -> None:
     async with client_of(own_server) as redis, working(own_server, tmp_path / "w") as worker:
         await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
-        await until(lambda: "no connection to Redis" in not_ready(worker))
+        await until(lambda: "cannot use Redis: OutOfMemoryError" in not_ready(worker))
+        assert "Redis is full: make room (`dlq purge`)" in worker.log.read_text()
         await stays(lambda: not_ready(worker), 1.5)
         await redis.execute_command("CONFIG", "SET", "maxmemory", "0")
 

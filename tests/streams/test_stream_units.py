@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from workerbase import deadletter
 from workerbase.batch import BATCH, Batcher
 from workerbase.breaker import MAX_PAUSE_S, Breaker
@@ -474,6 +474,35 @@ def test_one_line_an_outage_is_logged_and_one_when_it_ends(caplog: Any) -> None:
     assert len(caplog.records) == 2
     link.ok()
     assert caplog.records[-1].message == "Redis is back after 10.0 s"
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (TimeoutError(), "(TimeoutError: no answer in time); nothing is lost, trying again; is "),
+        (RedisConnectionError("refused"), "trying again; is WORKER_REDIS_DSN right?"),
+        (AuthenticationError("WRONGPASS"), "the login in WORKER_REDIS_DSN is refused"),
+        (OutOfMemoryError("OOM"), "Redis is full: make room"),
+        (ReadOnlyError("READONLY"), "WORKER_REDIS_DSN must lead to the primary"),
+    ],
+)
+def test_a_failure_says_what_to_look_at(caplog: Any, error: Exception, hint: str) -> None:
+    RedisLink(Clock()).failed(error, "reading")
+    assert hint in caplog.text
+
+
+def test_a_redis_that_has_answered_is_at_the_right_address(caplog: Any) -> None:
+    clock = Clock()
+    clock.now = 1.0
+    link = RedisLink(clock)
+    link.ok()
+    link.failed(RedisConnectionError("gone"), "reading")
+    assert caplog.messages == [
+        "Redis failed while reading (ConnectionError: gone); nothing is lost, trying again"
+    ]
+    clock.now += LOG_EVERY_S
+    link.failed(RedisConnectionError("gone"), "reading")
+    assert caplog.messages[-1].endswith("trying again, for 10 s now")
 
 
 def test_each_change_is_told_once() -> None:

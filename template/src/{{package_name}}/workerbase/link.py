@@ -8,7 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from arq.constants import default_queue_name
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 
 from .connect import OUTAGE_ERRORS
 from .monitor import Monitors
@@ -30,7 +36,12 @@ _HINTS: dict[type[BaseException], str] = {
     AuthenticationError: "; the login in WORKER_REDIS_DSN is refused",
     NoPermissionError: "; `ACL LOG` in Redis names what its user may not do, and "
     "deploy/redis/users.conf gives what a worker needs",
+    OutOfMemoryError: "; Redis is full: make room (`dlq purge`) or raise its maxmemory",
+    ReadOnlyError: "; a replica takes no writes: WORKER_REDIS_DSN must lead to the primary, or "
+    "name its Sentinels",
 }
+_WRONG_ADDRESS = "; is WORKER_REDIS_DSN right?"
+"""The hint where Redis has not answered this process yet."""
 
 
 class RedisLink:
@@ -46,6 +57,8 @@ class RedisLink:
         self._log_after = 0.0
         self._logged = False
         self._failures = 0
+        self.problem = ""
+        """Why the last command failed, empty while Redis is `up`."""
         self.ok_at: float | None = None
         """When Redis last answered, by the monotonic clock."""
         self.on_change: Callable[[], None] | None = None
@@ -66,12 +79,14 @@ class RedisLink:
         self._down_since = None
         self._logged = False
         self._failures = 0
+        self.problem = ""
         if not was_up and self.on_change:
             self.on_change()
 
     def failed(self, error: BaseException, doing: str) -> float:
         """Note that Redis failed while ``doing``; return how long to wait, in seconds."""
         now = self._clock()
+        self.problem = f"{type(error).__name__}: {str(error) or 'no answer in time'}"
         self._monitors.redis_failed(error)
         if isinstance(error, ResponseError):
             self._refused_until = now + REFUSED_S
@@ -84,12 +99,11 @@ class RedisLink:
             self._log_after = now + LOG_EVERY_S
             self._logged = True
             logger.error(
-                "Redis failed while %s (%s: %s); nothing is lost, trying again for %.0f s now%s",
+                "Redis failed while %s (%s); nothing is lost, trying again%s%s",
                 doing,
-                type(error).__name__,
-                error,
-                now - self._down_since,
-                _HINTS.get(type(error), ""),
+                self.problem,
+                f", for {lasts:.0f} s now" if (lasts := now - self._down_since) >= 1 else "",
+                _HINTS.get(type(error), "" if self.ok_at else _WRONG_ADDRESS),
             )
         return min(MAX_DELAY_S, 0.05 * 2.0 ** min(self._failures - 1, 5))
 

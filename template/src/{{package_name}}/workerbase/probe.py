@@ -93,7 +93,7 @@ def _judge(beat: dict[str, object], ready: bool) -> str:
     if beat["state"] != "ready":
         return f"the worker is {beat['state']}"
     if not beat["redis"]:
-        return "the worker has no connection to Redis"
+        return f"the worker cannot use Redis: {beat['redis_problem']}"
     return ""
 
 
