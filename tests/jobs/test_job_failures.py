@@ -272,7 +272,7 @@ async def test_an_unreadable_job_goes_to_the_dlq_byte_for_byte(
 
 
 async def test_an_unknown_function_goes_to_the_dlq_and_runs_after_a_replay(
-    config: WorkerConfig,
+    config: WorkerConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with client_of(config) as client:
         job = await client.enqueue_job("fine", 7)
@@ -280,6 +280,7 @@ async def test_an_unknown_function_goes_to_the_dlq_and_runs_after_a_replay(
         await burst(config, fails)
         (letter,) = await dead_letters(client)
         assert letter.payload["_reason"] == "unknown"
+        assert f"is dead-lettered in {QUEUE}:dlq (unknown)" in caplog.text
         redis = cast("RedisClient", client)
         assert await SetAside.dlq(redis, QUEUE).replay(letter, 1) == "replayed"
         await burst(config, fine)

@@ -94,7 +94,7 @@ async def test_a_job_that_kills_its_worker_is_dead_lettered_and_the_innocents_su
             (letter,) = await dead_letters(client)
             assert letter.payload["_id"] == "killer"
             assert letter.payload["_reason"] == "poison"
-            assert letter.payload["_attempts"] == "5"  # the fifth was not run any more
+            assert letter.payload["_attempts"] == "4"
             done = Counter(await ran(client))
             assert done["began kill"] == 4
             assert {f"did {number}" for number in range(6)} <= done.keys()

@@ -164,6 +164,8 @@ class JobRunner(Worker):
             waited = attempt.seconds(attempt.enqueue_ms)
             logger.warning("%6.2fs ! %s max retries %d exceeded", waited, attempt.ref, most)
             reason: Reason = "poison" if claim.crashed else "retries"
+            if self._policy is not None:
+                attempt.job_try -= 1  # this one did not take place
             raise RefusedError(JobExecutionFailed(f"max {most} retries exceeded"), reason)
 
     def _max_tries(self, function: Function | CronJob) -> int:
@@ -275,8 +277,12 @@ class JobRunner(Worker):
     async def _bury(self, attempt: Attempt, decision: DeadLetter) -> bool:
         letter = wire.flatten(attempt.letter(self.queue_name, self.name, decision.reason))
         dropped = await self._queue.bury(self._ended(attempt), letter, self._dlq_max_entries)
+        dlq = keys.dlq(self.queue_name)
+        if dropped >= 0:
+            why = "its worker died with it" if decision.reason == "poison" else decision.reason
+            logger.error("%s is dead-lettered in %s (%s)", attempt.ref, dlq, why)
         if dropped > 0:
-            logger.error(deadletter.FULL, keys.dlq(self.queue_name), dropped)
+            logger.error(deadletter.FULL, dlq, dropped)
         return dropped >= 0
 
     async def _end(self, attempt: Attempt) -> bool:
