@@ -116,14 +116,25 @@ end
 return count
 """)
 
+_ADD = """
+local function add(queue, id, due)
+  redis.call('ZADD', queue, due, id)
+  local head = redis.call('ZRANGE', queue, 0, 0)[1]
+  if head == id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
+    redis.call('PUBLISH', queue .. ':wake', id)
+  end
+end
+"""
+
 # KEYS stream, job key, queue  ARGV group, consumer, id, job id, job, due in ms
 # Hands a failed entry over to an arq job. Returns 1, or 0 if the entry is no longer ours.
 schedule_retry = Script(
     _OWNED
+    + _ADD
     + """
 if not owned(KEYS[1], ARGV[1], ARGV[2], ARGV[3]) then return 0 end
 redis.call('SET', KEYS[2], ARGV[5])
-redis.call('ZADD', KEYS[3], ARGV[6], ARGV[4])
+add(KEYS[3], ARGV[4], ARGV[6])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
@@ -262,11 +273,7 @@ local function enqueue(id, job, expiry, due, at_once)
   redis.call('SET', KEYS[1], job, 'PX', expiry)
   redis.call('ZREM', 'arq:abort', id)  -- meant a former job of this name
   if at_once == '1' and hand_over(id, job, due) then return 1 end
-  redis.call('ZADD', KEYS[3], due, id)
-  local head = redis.call('ZRANGE', KEYS[3], 0, 0)[1]
-  if head == id or redis.call('EXISTS', 'arq:in-progress:' .. head) == 1 then
-    redis.call('PUBLISH', KEYS[3] .. ':wake', id)
-  end
+  add(KEYS[3], id, due)
   return 1
 end
 """
@@ -274,12 +281,13 @@ end
 # KEYS job key, result key, queue  ARGV job id, job, expiry in ms, due in ms, 1 if due at once
 # arq's enqueue_job in one step; an idle worker is given the job, or idle ones are woken.
 # Returns 0 if a job with this id exists.
-enqueue = Script(_ENQUEUE + "return enqueue(unpack(ARGV))")
+enqueue = Script(_ADD + _ENQUEUE + "return enqueue(unpack(ARGV))")
 
 # KEYS job key, result key, queue, tick key  ARGV those of `enqueue`, tick in ms, its ttl in ms
 # The same for a tick of a cron job, unless that tick or a later one was enqueued before.
 enqueue_tick = Script(
-    _ENQUEUE
+    _ADD
+    + _ENQUEUE
     + """
 local last = tonumber(redis.call('GET', KEYS[4]))
 if last and last >= tonumber(ARGV[6]) then return 0 end

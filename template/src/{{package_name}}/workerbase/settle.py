@@ -69,18 +69,23 @@ class Settler:
         head: Head,
         error: BaseException | None = None,
         seconds: float = 0.0,
+        *,
+        delay: float = 0.0,
     ) -> None:
-        """Count, log and tell what became of a delivery."""
+        """Count, log and tell what became of a delivery; ``delay`` is that of a retry."""
         self.counts[outcome] += 1
         if error is not None:
             given_up = outcome == "dead_lettered"
             logger.log(
                 logging.ERROR if given_up else logging.WARNING,
-                "%s %s of %s: %s (%s: %s)",
+                "%s %s of %s: %s after try %d (%s: %s)",
                 head.name,
                 head.message_id,
                 delivery.stream,
-                outcome.replace("_", "-" if given_up else " "),
+                f"retried in {delay:.1f} s"
+                if outcome == "retried"
+                else outcome.replace("_", "-" if given_up else " "),
+                head.attempt,
                 type(error).__name__,
                 deadletter.text_of(error),
                 exc_info=error if given_up else None,
@@ -104,12 +109,14 @@ class Settler:
     ) -> None:
         """Settle what failed as the policy has decided."""
         delivery.settling = True
+        delay = 0.0
         if isinstance(decision, DeadLetter):
             outcome = await self.set_aside(delivery, error, decision, head.attempt)
         else:
+            delay = decision.delay
             outcome = await self.retry(delivery, error, decision)
         self.let_go(delivery)
-        self.report(outcome, delivery, head, error, seconds)
+        self.report(outcome, delivery, head, error, seconds, delay=delay)
 
     def let_go(self, delivery: Delivery) -> None:
         """Renew the lease of this entry no more."""
