@@ -31,7 +31,7 @@ LONG = "x" * 300
 def stream(name: str, lag: int = 12_345, **more: object) -> StreamStatus:
     known = {
         "length": 20_000, "pending": 40, "delivered": 1_000, "consumers": 2,
-        "oldest_pending_s": 75.0, "dlq": 1_234_567, "parked": 77,
+        "oldest_pending_s": 75.0, "oldest_unread_s": 12.0, "dlq": 1_234_567, "parked": 77,
     }  # fmt: skip
     return StreamStatus(name=name, lag=lag, **(known | more))  # type: ignore[arg-type]
 

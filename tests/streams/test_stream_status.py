@@ -1,5 +1,6 @@
 """The status of a stream: how much waits, whatever the server can count."""
 
+import time
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ async def test_a_stream_that_is_not_there_yet_is_empty(
     found = await status(each, each_server)
     assert (found.length, found.lag, found.pending, found.consumers) == (0, 0, 0, 0)
     assert (found.added, found.settled, found.oldest_pending_s) == (None, None, None)
+    assert found.oldest_s is None
 
 
 async def test_without_our_group_all_of_it_waits(each: RedisClient, each_server: Server) -> None:
@@ -40,19 +42,25 @@ async def test_without_our_group_all_of_it_waits(each: RedisClient, each_server:
     await read_as(each, "somebody", group="another")
     found = await status(each, each_server)
     assert (found.lag, found.pending, found.consumers) == (3, 0, 0)
+    assert found.oldest_s == found.oldest_unread_s is not None
+    assert 0 <= found.oldest_s < 60
 
 
 async def test_what_waits_is_counted_where_the_server_has_lost_count(
     each: RedisClient, each_server: Server
 ) -> None:
     await make_group(each)
-    ids = await send(each, *range(10))
+    long_ago = f"{int(time.time() * 1000) - 3_600_000}-0"
+    await each.execute_command("XADD", STREAM, long_ago, "type", "order")
+    ids = [long_ago, *await send(each, *range(9))]
     await read_as(each, "me", count=4)
     await each.execute_command("XDEL", STREAM, ids[7])
     found = await status(each, each_server)
     assert (found.length, found.lag, found.pending, found.consumers) == (9, 5, 4, 1)
     assert found.oldest_pending_s is not None
-    assert found.oldest_pending_s >= 0
+    assert found.oldest_unread_s is not None
+    assert found.oldest_unread_s < 60
+    assert found.oldest_s == found.oldest_pending_s >= 3_600
     await each.execute_command("XACK", STREAM, GROUP, *ids)
     assert (await status(each, each_server)).oldest_pending_s is None
 

@@ -2,7 +2,7 @@
 """What is in Redis right now: one function, whatever shows it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,8 +44,16 @@ class StreamStatus:
     """Entries ever delivered to the group; None where Redis does not count them (6.2)."""
     consumers: int
     oldest_pending_s: float | None
+    oldest_unread_s: float | None
+    """How long ago the oldest of the undelivered entries was published."""
     dlq: int
     parked: int
+
+    @property
+    def oldest_s(self) -> float | None:
+        """How long ago the oldest entry that is not settled was published."""
+        ages = [age for age in (self.oldest_pending_s, self.oldest_unread_s) if age is not None]
+        return max(ages, default=None)
 
     @property
     def added(self) -> int | None:
@@ -104,15 +112,15 @@ def server_name(info: Mapping[str, object]) -> str:
 async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamStatus:
     info = await _group(redis, stream, group)
     pending = int(info.get("pending", 0))
-    oldest: float | None = None
+    oldest: bytes | None = None
     if pending:
-        first = (await redis.execute_command("XPENDING", stream, group))["min"]
-        if first is not None:  # all of it may be settled since we asked
-            oldest = max(0.0, time.time() - int(wire.text(first).partition("-")[0]) / 1000)
+        # None where all of it was settled since we asked.
+        oldest = (await redis.execute_command("XPENDING", stream, group))["min"]
     length = int(await redis.execute_command("XLEN", stream))
     lag = info.get("lag")
     if lag is None:
-        lag = await _count_undelivered(redis, stream, info) if info else length
+        lag = len(await _undelivered(redis, stream, info, LAG_COUNT_LIMIT)) if info else length
+    unread = await _undelivered(redis, stream, info, 1) if lag else ()
     return StreamStatus(
         name=stream,
         length=length,
@@ -120,7 +128,8 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         pending=pending,
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
-        oldest_pending_s=oldest,
+        oldest_pending_s=_age(oldest),
+        oldest_unread_s=_age(unread[0][0] if unread else None),
         dlq=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
@@ -140,7 +149,15 @@ async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str
     return {}
 
 
-async def _count_undelivered(redis: RedisClient, stream: StreamName, info: dict[str, Any]) -> int:
-    last = wire.text(info["last-delivered-id"])
-    rows = await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", LAG_COUNT_LIMIT)
-    return len(rows or ())
+async def _undelivered(
+    redis: RedisClient, stream: StreamName, info: dict[str, Any], most: int
+) -> Sequence[tuple[bytes, object]]:
+    last = wire.text(info.get("last-delivered-id", b"0-0"))
+    return await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", most) or ()
+
+
+def _age(entry_id: bytes | None) -> float | None:
+    """Return how long ago an entry was published."""
+    if entry_id is None:
+        return None
+    return max(0.0, time.time() - int(wire.text(entry_id).partition("-")[0]) / 1000)

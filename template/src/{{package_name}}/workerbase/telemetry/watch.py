@@ -284,7 +284,7 @@ def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
                 _rate(samples, [one.added for one in series]),
                 _rate(samples, [one.settled for one in series]),
                 _number(stream.pending),
-                ago(stream.oldest_pending_s),
+                ago(stream.oldest_s),
                 *([_number(stream.parked, "yellow")] if wide else ()),
                 _number(stream.dlq, "red"),
             ]
