@@ -1,7 +1,11 @@
 """``dlq``: look at dead letters, send them back, delete them, in any number."""
 
 import json
+import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -168,11 +172,53 @@ def test_purge_asks_first_and_deletes_only_what_is_meant(project: Project) -> No
     assert project.redis.xlen("orders:dlq") == 0
 
 
-def test_parked_events_can_be_sent_back(project: Project) -> None:
-    project.redis.xadd("orders:parked", {"type": "later", "_id": "one", "data": "{}"})
-    assert answer(project, "replay", "--parked") == {"dry_run": False, "replayed": 1}
+def test_parked_events_can_be_sent_back_once_there_is_a_handler(project: Project) -> None:
+    project.redis.xadd("orders:parked", {"type": "later", "_id": "none", "data": "{}"})
+    project.redis.xadd("orders:parked", {"type": "order", "_id": "one", "data": "{}"})
+    for dry_run in (("--dry-run",), ()):
+        found = answer(project, "replay", "--parked", *dry_run)
+        assert found == {"dry_run": bool(dry_run), "replayed": 1, "unknown": 1}
     assert ids(project, "orders") == ["one"]
-    assert project.redis.xlen("orders:parked") == 0
+    assert ids(project, "orders:parked") == ["none"]
+    left = project.run("dlq", "replay", "--parked").stdout
+    assert left == "0 replayed\n1 left: the worker has no handler for their type\n"
+
+
+def test_fields_of_a_message_that_is_no_event_are_shown(project: Project) -> None:
+    project.redis.xadd("orders:dlq", {"order": "42", "_reason": "invalid", "_error": "no type"})
+    (entry,) = answer(project, "show")
+    assert entry["fields"] == {"order": "42"}
+    assert "{'order': '42'}" in project.run("dlq", "show").stdout
+    fill(project, 1)
+    text = project.run("dlq", "show", "--reason", "permanent").stdout
+    assert "message-0" in text
+    assert "fields" not in text
+
+
+def test_in_a_terminal_a_replay_of_everything_asks_first(project: Project) -> None:
+    def typed(answer: bytes, *options: str) -> str:
+        ours, theirs = pty.openpty()
+        os.write(ours, answer)
+        with os.fdopen(theirs) as terminal:
+            done = subprocess.run(
+                [sys.executable, "-m", "tinyworker", "dlq", "replay", *options],
+                cwd=project.folder,
+                env=project.environment({}),
+                stdin=terminal,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        os.close(ours)
+        return done.stdout + done.stderr
+
+    fill(project, 3)
+    assert "Send 3 messages back?" in typed(b"n\n")
+    assert project.redis.xlen("orders:dlq") == 3
+    assert typed(b"", "--dry-run") == "3 would be replayed\n"
+    assert typed(b"", "--reason", "permanent") == "1 replayed\n"
+    assert typed(b"y\n").endswith("2 replayed\n")
+    assert typed(b"", "--yes") == "0 replayed\n"
 
 
 def test_dead_letters_of_a_stream_that_has_no_handler_any_more_are_found(project: Project) -> None:

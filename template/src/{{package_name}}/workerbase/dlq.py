@@ -66,6 +66,12 @@ class DeadEntry:
         """The failures of a job, newest last; messages keep only their last."""
         return cast("list[object]", json.loads(self.payload.get(deadletter.HISTORY, "[]")))
 
+    @property
+    def other_fields(self) -> Payload:
+        """What a message has that no event of ours has, such as one of another publisher."""
+        known = (TYPE, DATA)
+        return {n: v for n, v in self.payload.items() if n not in known and not n.startswith("_")}
+
     def as_dict(self) -> dict[str, object]:
         """Return what there is to say, for ``--json``."""
         return {
@@ -82,6 +88,7 @@ class DeadEntry:
             "original_stream": self.payload.get(deadletter.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(deadletter.ORIGINAL_ID, ""),
             "data": self.payload.get(DATA, ""),
+            "fields": self.other_fields,
             "history": self.history,
             "traceback": self.payload.get(deadletter.TRACEBACK, ""),
         }

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,6 +27,7 @@ from ..settings import BaseArqWorkerSettings
 
 T = TypeVar("T")
 
+UNLIMITED = 10_000
 _OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters that a terminal obeys, but for line breaks and tabs: in a class of a pattern."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -37,6 +39,8 @@ class App:
     def __init__(self, settings: str) -> None:
         self.settings_path = settings
         self.console = Console(highlight=False)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = UNLIMITED  # what reads a pipe reads lines
 
     def settings(self) -> type[BaseArqWorkerSettings]:
         """Import the worker's settings.

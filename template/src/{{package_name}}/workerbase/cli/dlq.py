@@ -4,11 +4,13 @@
 import asyncio
 import json
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from dataclasses import fields
+from typing import Any, cast, get_args
 
 import click
 from arq.connections import ArqRedis
@@ -18,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import keys
 from ..dlq import DeadEntry, Filter, Group, SetAside
+from ..retry import Reason
 from .app import DURATION, App, ago, near, pass_app, plain_table, print_json, printable
 
 Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
@@ -45,8 +48,8 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--error", default="", help="Part of the error, or its error id."),
         click.option(
             "--reason",
-            default="",
-            type=click.Choice(["", "retries", "permanent", "invalid", "poison", "unknown"]),
+            type=click.Choice(get_args(Reason)),
+            callback=lambda _, __, value: value or "",
         ),
         click.option("--older-than", type=DURATION, help="For example 2h."),
         click.option("--newer-than", type=DURATION, help="For example 30m."),
@@ -159,7 +162,7 @@ def _print_entry(app: App, entry: DeadEntry) -> None:
         text = str(value).rstrip()
         if name == "history":
             text = "\n".join(map(json.dumps, entry.history))
-        if text:
+        if value and text:
             app.console.print(
                 f"[bold]{name.replace('fingerprint', 'error id'):<16}[/bold]", end=" "
             )
@@ -175,6 +178,7 @@ def changes(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second."
         ),
+        click.option("--yes", is_flag=True, help="Do not ask."),
     )
     for option in reversed(options):
         command = option(command)
@@ -191,27 +195,32 @@ def changes(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Leave messages that were replayed so often.",
 )
 @pass_app
-def replay(app: App, /, max_replays: int, **options: Any) -> None:
+def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
     """Send dead letters back to their stream, with all their tries.
 
-    Interrupt it and start it again as you like: each message is moved in one step.
+    Interrupt it and start it again as you like: each message is moved in one step. In a terminal
+    it asks first where no filter says which ones are meant.
     """
     loads = cast("Callable[[bytes], object]", vars(app.settings())["job_deserializer"])
-    queue = app.config.queue_name
+    queue, router = app.config.queue_name, app.router
 
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
         if target.stream == queue and not entry.is_job:
             return "unreadable"  # as a message it would make a stream where the queue belongs
+        known = target.stream not in router.streams or router.knows(target.stream, entry.event_type)
+        if options["parked"] and not known:
+            return "unknown"  # it would only be parked again
         if dry_run:
             return "capped" if entry.replays >= max_replays else "replayed"
         return await target.replay(entry, max_replays, loads)
 
+    if sys.stdin.isatty() and not yes and _filter(options) == Filter():
+        _ask(app, "Send {:,} messages back?", "replayed", change, options)
     _apply(app, "replayed", change, options)
 
 
 @dlq.command()
 @changes
-@click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_app
 def purge(app: App, /, yes: bool, **options: Any) -> None:
     """Delete dead letters for good."""
@@ -219,17 +228,26 @@ def purge(app: App, /, yes: bool, **options: Any) -> None:
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
         return "purged" if dry_run or await target.purge(entry) else "gone"
 
-    if not yes and not options["dry_run"]:
-        meant = _change_all(app, "purged", change, options | {"dry_run": True})["purged"]
-        if meant:
-            click.confirm(f"Delete {meant:,} messages for good?", abort=True)
+    if not yes:
+        _ask(app, "Delete {:,} messages for good?", "purged", change, options)
     _apply(app, "purged", change, options)
 
 
+def _ask(app: App, question: str, verb: str, change: Change, options: dict[str, Any]) -> None:
+    if options["dry_run"]:
+        return
+    if meant := _change_all(app, verb, change, options | {"dry_run": True})[verb]:
+        click.confirm(question.format(meant), abort=True)
+
+
+def _filter(options: dict[str, Any]) -> Filter:
+    return Filter(**{f.name: options[f.name] for f in fields(Filter)})
+
+
 def _change_all(app: App, verb: str, change: Change, options: dict[str, Any]) -> Counter[str]:
-    own = ("stream", "parked", "as_json", "dry_run", "limit", "rate")
-    wanted = Filter(**{name: value for name, value in options.items() if name not in own})
-    stream, parked, _, dry_run, limit, rate = (options[name] for name in own)
+    wanted = _filter(options)
+    stream, parked, dry_run = options["stream"], options["parked"], options["dry_run"]
+    limit, rate = options["limit"], options["rate"]
 
     async def work(redis: ArqRedis) -> Counter[str]:
         done: Counter[str] = Counter()
@@ -254,7 +272,7 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
     as_json, dry_run = options["as_json"], options["dry_run"]
     done = _change_all(app, verb, change, options)
     if as_json:
-        print_json({"dry_run": dry_run, **done})
+        print_json({"dry_run": dry_run, verb: 0, **done})
         return
     would = "would be " if dry_run else ""
     click.echo(f"{done[verb]:,} {would}{verb}")
@@ -266,6 +284,7 @@ def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None
 _LEFT = {
     "gone": "were gone already",
     "capped": "left: replayed too often (--max-replays)",
+    "unknown": "left: the worker has no handler for their type",
     "exists": "left: a job with the same id waits or runs",
     "unreadable": "left: no jobs that the worker's job_deserializer can read",
 }
