@@ -68,3 +68,16 @@ def test_a_second_signal_leaves_at_once_and_the_work_is_done_again(project: Proj
 def test_a_misspelt_variable_is_told_at_the_start(project: Project) -> None:
     worker = project.start_ready(WORKER_MAX_JOB="3")
     assert "WORKER_MAX_JOB is no setting; did you mean WORKER_MAX_JOBS?" in worker.output
+
+
+def test_a_message_is_tried_again_after_its_backoff_and_not_with_the_next_poll(
+    project: Project,
+) -> None:
+    worker = project.start_ready(
+        WORKER_POLL_DELAY="3600", WORKER_LEASE_TIMEOUT="3600", WORKER_MAX_RETRIES="3"
+    )
+    publish(project, '{"number": 1, "how": "fails"}')
+    until(lambda: project.redis.xlen("orders:dlq"), "its dead letter")
+    assert project.redis.hget("begun", "1") == "3"
+    assert "retried in 0.0 s after try 1 (ValueError: order 1 failed" in worker.output
+    assert "dead-lettered after try 3 (ValueError: order 1 failed" in worker.output
