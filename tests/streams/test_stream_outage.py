@@ -141,7 +141,6 @@ async def test_redis_read_only(lasting: Server, tmp_path: Path) -> None:
         # A replica of a master that is not there: it answers reads and refuses writes.
         await redis.execute_command("REPLICAOF", "127.0.0.1", 1)
         await until(lambda: "cannot use Redis: ReadOnlyError" in not_ready(worker))
-        assert "WORKER_REDIS_DSN must lead to the primary" in worker.log.read_text()
         await stays(lambda: not_ready(worker), 1.5)
         await redis.execute_command("REPLICAOF", "NO", "ONE")
         assert await goes_on(redis, 2) <= RESUMES_S

@@ -215,7 +215,7 @@ async def test_a_worker_that_cannot_serve_works_all_the_same(
     await publish(client, Order(how="refused"))
 
     until(lambda: "metrics are not served" in worker.log.read_text(), "it says so")
-    until(lambda: "dead-lettered (PermanentError" in worker.log.read_text(), "it works")
+    until(lambda: "dead-lettered after try 1 (PermanentError" in worker.log.read_text(), "it works")
     assert worker.stop() == 0
 
 

@@ -101,7 +101,7 @@ class Filter:
     event_type: str = ""
     error: str = ""
     """Part of the error text, or a fingerprint."""
-    reason: str = ""
+    reason: str | None = None
     older_than: float | None = None
     """Set aside longer ago than this, in seconds."""
     newer_than: float | None = None

@@ -59,5 +59,5 @@ class LoopWatch:
 
 
 def _stack(thread: int) -> list[str]:
-    frame = sys._current_frames().get(thread)  # noqa: SLF001 - documented, in spite of its name
-    return traceback.format_stack(frame, limit=FRAMES) if frame else []
+    frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return traceback.format_stack(frames[thread], limit=FRAMES) if thread in frames else []

@@ -46,11 +46,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
         click.option("--type", "event_type", default="", help="Event type."),
         click.option("--error", default="", help="Part of the error, or its error id."),
-        click.option(
-            "--reason",
-            type=click.Choice(get_args(Reason)),
-            callback=lambda _, __, value: value or "",
-        ),
+        click.option("--reason", type=click.Choice(get_args(Reason))),
         click.option("--older-than", type=DURATION, help="For example 2h."),
         click.option("--newer-than", type=DURATION, help="For example 30m."),
         click.option("--id", "entry_id", default="", callback=_entry_id, help="One entry."),
