@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
+from redis.exceptions import ResponseError
 from workerbase import wire
 from workerbase.base import requeue_to_stream
 from workerbase.config import WorkerConfig
@@ -89,9 +90,14 @@ async def expire_leases(redis: RedisClient, *, suspect: bool = True) -> list[str
 async def pending(
     redis: RedisClient, stream: str = STREAM, group: str = GROUP
 ) -> list[dict[str, Any]]:
-    return await redis.execute_command(
-        "XPENDING", stream, group, "-", "+", 100_000, parse_detail=True
-    )
+    try:
+        return await redis.execute_command(
+            "XPENDING", stream, group, "-", "+", 100_000, parse_detail=True
+        )
+    except ResponseError as exc:
+        if "NOGROUP" not in str(exc):
+            raise
+        return []  # a worker that is ready is still about to make it
 
 
 async def length(redis: RedisClient, stream: str) -> int:
