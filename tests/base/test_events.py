@@ -1,8 +1,13 @@
 """The router: each event type has one handler, and what is wrong is told when it is registered."""
 
+import math
+
 import pytest
+from pydantic import Field, Json
 from workerbase import Event, EventContext, EventRouter
 from workerbase.errors import RegistrationError
+from workerbase.events import Route, payload_of
+from workerbase.types import EntryId
 
 
 class Placed(Event, type="placed", stream="orders"):
@@ -54,6 +59,24 @@ def test_a_second_handler_is_refused_with_the_name_of_the_first() -> None:
     router.on(Placed)(handler)
     with pytest.raises(RegistrationError, match=r"already has the handler .*test_events\.handler"):
         router.on(Placed)(handler)
+
+
+async def test_an_event_is_read_as_it_was_published() -> None:
+    class Rich(Event, type="rich", stream="orders"):
+        order_id: int = Field(alias="orderId")
+        ratio: float = math.inf
+        nested: Json[dict[str, int]] = Field(default_factory=lambda: {"a": 1})
+
+    seen: list[Event] = []
+
+    async def see(event: Event, ctx: EventContext) -> None:
+        seen.append(event)
+
+    event = Rich.model_validate({"orderId": 7, "nested": '{"a": 2}'})
+    context = EventContext("1", "rich", "orders", EntryId("1-0"), 1, 1, None, {})  # type: ignore[arg-type]
+    await Route(Rich, see).run(payload_of(event)["data"].encode(), context)
+    await Route(Rich, see).run(b'{"orderId": 7, "nested": "{\\"a\\": 2}"}', context)
+    assert seen == [event, event]
 
 
 def test_routers_of_several_modules_become_one() -> None:

@@ -1,5 +1,8 @@
 """When to try again: properties of the policy, for any numbers."""
 
+import math
+from datetime import timedelta
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +70,27 @@ def test_a_transient_error_may_bring_its_own_delay(delay: float) -> None:
     policy = RetryPolicy(2)
     assert policy.decide(TransientError("later", delay=delay), 1) == Retry(delay)
     assert policy.decide(TransientError("later", delay=delay), 2) == DeadLetter("retries")
+
+
+class Careless(TransientError):  # noqa: N818 - as projects name them
+    def __init__(self, delay: object = None) -> None:  # and no super().__init__()
+        if delay is not None:
+            self.delay = delay  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "delay", [None, "5", -1.0, math.inf, math.nan, 1e308, timedelta(seconds=5)]
+)
+def test_a_delay_that_cannot_be_is_none(delay: object) -> None:
+    policy = RetryPolicy(rng=lambda: 0.5)
+    assert policy.decide(Careless(delay), 1) == Retry(0.5)
+    assert policy.decide(Careless(7), 1) == Retry(7)
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, 1e308])
+def test_a_delay_that_cannot_be_is_refused_where_it_is_written(delay: float) -> None:
+    with pytest.raises(ValueError, match="not a number of seconds"):
+        TransientError("later", delay=delay)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,9 @@ def test_a_replay_that_is_killed_and_repeated_neither_loses_nor_doubles(project:
 def test_a_job_that_the_worker_cannot_read_is_left_and_told(project: Project) -> None:
     letter = {"type": "", "data": "{}", "_id": "bad", "_job": "no JSON", "_reason": "invalid"}
     project.redis.xadd("arq:queue:dlq", letter)
+    assert answer(project, "replay", "--dry-run") == {
+        "dry_run": True, "replayed": 0, "unreadable": 1
+    }  # fmt: skip
     done = project.run("dlq", "replay")
     assert done.returncode == 0
     left = "1 left: no jobs that the worker's job_deserializer can read"

@@ -1,6 +1,7 @@
 """What becomes of a message: acknowledged after, retried, dead-lettered, held, parked."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -359,6 +360,89 @@ async def test_an_open_breaker_takes_nothing_over(
         await asyncio.sleep(0.5)
         owners = {row["message_id"].decode(): row["consumer"] for row in await pending(redis)}
         assert owners[abandoned] == b"dead"
+
+
+async def test_a_breaker_that_opens_in_the_middle_of_a_takeover_doubles_and_condemns_nothing(
+    redis: RedisClient, server: Server, config_for: ConfigFor
+) -> None:
+    down, done = True, list[int]()
+
+    def router() -> EventRouter:
+        made = EventRouter()
+
+        @made.on(Work)
+        async def handle(event: Work, ctx: EventContext) -> None:
+            if down:
+                raise ConnectionError("the database is away")
+            done.append(event.number)
+
+        return made
+
+    await make_group(redis)
+    await send(redis, *range(10))
+    await read_as(redis, "dead")
+    await expire_leases(redis)
+    config = config_for(server, breaker_threshold=3, lease_timeout=0.5)
+    async with consuming(router(), config) as first:
+        await until(lambda: first.counts["held"])
+        await asyncio.sleep(2 * config.lease_timeout)
+        counted = [row["times_delivered"] for row in await pending(redis)]
+        assert sorted(counted) == [1] * 7 + [2]
+        async with consuming(router(), config) as second:
+            await asyncio.sleep(2 * config.lease_timeout)
+            down = False
+
+            async def all_done() -> bool:
+                await run_jobs(redis, config)
+                return len(done) >= 10
+
+            await until(all_done)
+            await until(lambda: first.is_idle and second.is_idle)
+    assert sorted(done) == list(range(10))
+    assert await length(redis, f"{STREAM}:dlq") == 0
+
+
+# --- what cannot be settled as it is
+
+
+async def test_a_message_with_more_fields_than_a_script_can_pass_on_finds_its_way(
+    each: RedisClient, each_server: Server, config_for: ConfigFor
+) -> None:
+    router, contexts = failing(ValueError("no"), PermanentError("no"))
+    many = {f"field {number}": f"\udcff {number}" for number in range(4_100)}
+    flat = [wire.encode(text) for pair in many.items() for text in pair]
+    await each.execute_command(
+        "XADD", STREAM, "*", *flat, "type", "work", "data", '{"number": 1}', "_id", "big"
+    )
+    config = config_for(each_server)
+    async with consuming(router, config) as consumer:
+        await until(lambda: consumer.counts["retried"])
+        await run_jobs(each, config)
+        await until(lambda: consumer.counts["dead_lettered"])
+        (letter,) = [entry async for entry in SetAside.dlq(each, STREAM).scan()]
+        assert (letter.payload["_id"], letter.event_type) == ("big", "work")
+        assert json.loads(letter.payload["_rest"]) == many
+        assert await SetAside.dlq(each, STREAM).replay(letter, 3) == "replayed"
+        await until(lambda: len(contexts) == 3)
+    assert {ctx.message_id for ctx in contexts} == {"big"}
+
+
+async def test_a_policy_that_fails_costs_no_worker_and_no_message(
+    redis: RedisClient, server: Server, config_for: ConfigFor, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(RetryPolicy):
+        def decide(self, error: BaseException, attempt: int) -> Retry | DeadLetter:
+            raise LookupError("a bug")
+
+    router, _ = failing(ValueError("no"))
+    config = config_for(server, lease_timeout=0.5, max_deliveries=2)
+    async with consuming(router, config, policy=Broken()) as consumer:
+        await send(redis, 1)
+        await until(lambda: consumer.counts["dead_lettered"])
+        await until(lambda: consumer.is_idle)
+    (letter,) = [entry async for entry in SetAside.dlq(redis, STREAM).scan()]
+    assert letter.payload["_reason"] == "poison"
+    assert "cannot be settled; it is redelivered after its lease" in caplog.text
 
 
 # --- parked

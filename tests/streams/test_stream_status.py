@@ -9,7 +9,7 @@ from streamkit import GROUP, STREAM, Work, make_group, read_as, send
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.events import EventContext, EventRouter
-from workerbase.status import StreamStatus, snapshot
+from workerbase.status import LAG_COUNT_LIMIT, StreamStatus, snapshot
 from workerbase.types import RedisClient
 
 router = EventRouter()
@@ -63,6 +63,14 @@ async def test_what_waits_is_counted_where_the_server_has_lost_count(
     assert found.oldest_s == found.oldest_pending_s >= 3_600
     await each.execute_command("XACK", STREAM, GROUP, *ids)
     assert (await status(each, each_server)).oldest_pending_s is None
+
+
+async def test_what_waits_is_counted_up_to_a_limit(redis: RedisClient, server: Server) -> None:
+    await make_group(redis)
+    ids = await send(redis, *range(LAG_COUNT_LIMIT + 300))
+    await read_as(redis, "me", count=50)
+    await redis.execute_command("XDEL", STREAM, ids[60])
+    assert (await status(redis, server)).lag == LAG_COUNT_LIMIT
 
 
 async def test_what_is_settled_while_we_look_is_no_error(

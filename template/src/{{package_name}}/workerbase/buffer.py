@@ -47,6 +47,9 @@ class Buffer(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
+    def __contains__(self, delivery: T) -> bool:
+        return delivery in self._queue
+
     # --- the reader's side
 
     def _room(self) -> int:

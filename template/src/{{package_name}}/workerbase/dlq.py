@@ -250,10 +250,10 @@ class SetAside:
             for entry in page:
                 yield entry
 
-    async def replay(
+    def left(
         self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads
-    ) -> ReplayResult:
-        """Send it back to its stream or queue with all its tries, unless it went too often.
+    ) -> Literal["capped", "unreadable"] | None:
+        """Say why an entry is not to be replayed, if so: it went too often, or is no readable job.
 
         A job that ``loads``, the worker's deserializer, cannot read would come back at once, and
         without its history, which counts the replays.
@@ -261,11 +261,20 @@ class SetAside:
         if entry.replays >= max_replays:
             return "capped"
         if entry.is_job:
-            job = wire.encode(entry.payload[deadletter.JOB])
             try:
-                loads(job)
+                loads(wire.encode(entry.payload[deadletter.JOB]))
             except Exception:  # whatever a deserializer of the project raises
                 return "unreadable"
+        return None
+
+    async def replay(
+        self, entry: DeadEntry, max_replays: int, loads: Callable[[bytes], object] = wire.loads
+    ) -> ReplayResult:
+        """Send it back to its stream or queue with all its tries, unless it is to be `left`."""
+        if left := self.left(entry, max_replays, loads):
+            return left
+        if entry.is_job:
+            job = wire.encode(entry.payload[deadletter.JOB])
             done = await jobqueue.replay(
                 self._redis, self.stream, entry.entry_id, entry.payload[ID], job
             )

@@ -19,6 +19,8 @@
 
 from pydantic import ValidationError
 
+LONGEST_DELAY_S = 1e9
+
 
 class WorkerError(Exception):
     """Base of all errors raised by the worker base."""
@@ -65,11 +67,20 @@ class TransientError(WorkerError):
     """Trying again later may help.
 
     ``delay`` overrides the backoff of this one retry, in seconds.
+
+    Raises:
+        ValueError: ``delay`` is negative, or longer than `LONGEST_DELAY_S`.
     """
+
+    delay: float | None = None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
         super().__init__(*args)
-        self.delay = delay
+        if delay is not None and not 0 <= delay <= LONGEST_DELAY_S:
+            msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_DELAY_S:g}"
+            raise ValueError(msg)
+        if delay is not None:
+            self.delay = delay
 
 
 class PoisonError(WorkerError):

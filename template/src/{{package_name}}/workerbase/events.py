@@ -36,7 +36,13 @@ class Event(BaseModel):
     readers; fields that it needs and does not get make the message invalid.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        # What is published has the names of the fields; a publisher of another kind has aliases.
+        populate_by_name=True,
+        ser_json_inf_nan="strings",
+    )
 
     event_type: ClassVar[str] = ""
     stream: ClassVar[StreamName] = ""
@@ -225,7 +231,7 @@ def payload_of(event: Event) -> Payload:
     """Return the fields under which ``event`` is published; each call makes a new message."""
     payload = {
         TYPE: event.event_type,
-        DATA: event.model_dump_json(),
+        DATA: event.model_dump_json(round_trip=True),
         ID: uuid4().hex,
     }
     if trace := propagation.traceparent():

@@ -120,6 +120,10 @@ class Handling:
         except OUTAGE_ERRORS as exc:
             where = f"{delivery.stream} {delivery.entry_id}"
             logger.warning("%s is not settled (%s); it is redelivered", where, exc)
+        except Exception:  # it must not end this worker, and then the next one
+            where = f"{delivery.stream} {delivery.entry_id}"
+            logger.exception("%s cannot be settled; it is redelivered after its lease", where)
+            self.settler.let_go(delivery)
         finally:
             self.buffer.done(time.monotonic() - slot.started)
 

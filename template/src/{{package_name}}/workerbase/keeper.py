@@ -107,12 +107,15 @@ class Keeper:
             await self._start_all(leases, taken)
         finally:
             for delivery in taken:
-                if not delivery.started:
+                # What the breaker put back waits in the buffer, and stays ours.
+                if not delivery.started and delivery not in self.buffer:
                     self.settler.let_go(delivery)
 
     async def _start_all(self, leases: Leases, taken: list[Delivery]) -> None:
         suspects: list[Delivery] = []
         for delivery in taken:
+            if self.buffer.holding:
+                return
             if delivery.deliveries >= self.config.max_deliveries:
                 await self._bury(delivery)
             elif delivery.deliveries:
@@ -139,6 +142,8 @@ class Keeper:
         try:
             await self.buffer.wait_quiet(ALONE_S)
             for delivery in suspects:
+                if self.buffer.holding:
+                    return
                 last = delivery.deliveries + 1 >= self.config.max_deliveries
                 if last:
                     await self.buffer.wait_quiet(None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from .errors import (
+    LONGEST_DELAY_S,
     InvalidEventError,
     PermanentError,
     PoisonError,
@@ -82,4 +83,7 @@ class RetryPolicy:
         if attempt >= self.max_retries:
             return DeadLetter("retries")
         delay = error.delay if isinstance(error, TransientError) else None
-        return Retry(self.backoff(attempt) if delay is None else delay)
+        # A class of the project may have set anything.
+        if not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_DELAY_S:
+            delay = self.backoff(attempt)
+        return Retry(delay)

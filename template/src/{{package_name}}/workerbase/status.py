@@ -2,18 +2,18 @@
 """What is in Redis right now: one function, whatever shows it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from . import keys, wire
+from . import keys, scripts, wire
 from .config import WorkerConfig
 from .events import EventRouter
 from .types import RedisClient, StreamName
 
-LAG_COUNT_LIMIT = 10_000
+LAG_COUNT_LIMIT = 2_000
 """Redis 6.2 does not know the lag; undelivered entries are counted up to this many."""
 
 
@@ -117,10 +117,10 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         # None where all of it was settled since we asked.
         oldest = (await redis.execute_command("XPENDING", stream, group))["min"]
     length = int(await redis.execute_command("XLEN", stream))
-    lag = info.get("lag")
+    lag, last = info.get("lag"), wire.text(info.get("last-delivered-id", b"0-0"))
     if lag is None:
-        lag = len(await _undelivered(redis, stream, info, LAG_COUNT_LIMIT)) if info else length
-    unread = await _undelivered(redis, stream, info, 1) if lag else ()
+        lag = await scripts.count(redis, [stream], [last, LAG_COUNT_LIMIT]) if info else length
+    unread = await _first_unread(redis, stream, last) if lag else None
     return StreamStatus(
         name=stream,
         length=length,
@@ -129,7 +129,7 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
         oldest_pending_s=_age(oldest),
-        oldest_unread_s=_age(unread[0][0] if unread else None),
+        oldest_unread_s=_age(unread),
         dlq=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
@@ -149,11 +149,9 @@ async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str
     return {}
 
 
-async def _undelivered(
-    redis: RedisClient, stream: StreamName, info: dict[str, Any], most: int
-) -> Sequence[tuple[bytes, object]]:
-    last = wire.text(info.get("last-delivered-id", b"0-0"))
-    return await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", most) or ()
+async def _first_unread(redis: RedisClient, stream: StreamName, last: str) -> bytes | None:
+    rows = await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", 1)
+    return rows[0][0] if rows else None
 
 
 def _age(entry_id: bytes | None) -> float | None:

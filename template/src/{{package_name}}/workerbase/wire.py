@@ -21,6 +21,10 @@ from pydantic_core import to_jsonable_python
 from .errors import JobFailedError, PayloadError
 from .types import Fields, Payload, RedisArg
 
+MAX_FIELDS, MAX_OWN_FIELDS = 3_500, 100
+"""Of an entry that we write: a script can pass no more than 8,000 values on. Others can write
+larger ones, which have to find their way into the dead-letter queue."""
+
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -153,14 +157,23 @@ def pairs(flat: Iterable[object]) -> Payload:
     return {text(name): text(value) for name, value in zip(values, values, strict=True)}
 
 
+def _folded(fields: Fields) -> Fields:
+    """Put all but what the base reads into one field, as JSON."""
+    own = [n for n in fields if n in ("type", "data") or n.startswith("_")][:MAX_OWN_FIELDS]
+    rest = {n: value for n, value in fields.items() if n not in own}
+    return {n: fields[n] for n in own} | {"_rest": json.dumps(rest, ensure_ascii=False)}
+
+
 def flatten(fields: Fields) -> list[bytes]:
-    """Turn a payload into the arguments of XADD.
+    """Turn a payload into the arguments of XADD, with no more than `MAX_FIELDS` fields.
 
     Raises:
         PayloadError: no fields at all, or a name or value that a stream entry cannot hold.
     """
     if not fields:
         raise PayloadError("payload has no fields")
+    if len(fields) > MAX_FIELDS:
+        fields = _folded(fields)
     flat: list[bytes] = []
     for name, value in cast("Mapping[object, object]", fields).items():
         # bool is an int to isinstance, and would come back as the text "True".

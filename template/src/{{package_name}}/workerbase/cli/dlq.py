@@ -33,7 +33,7 @@ def dlq() -> None:
 
 
 def _entry_id(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value and re.fullmatch(r"\d+-\d+", value) is None:
+    if value and re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", value) is None:
         msg = f"{value!r} is no id of an entry, such as 1700000000000-0"
         raise click.BadParameter(msg)
     return value
@@ -207,7 +207,7 @@ def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
         if options["parked"] and not known:
             return "unknown"  # it would only be parked again
         if dry_run:
-            return "capped" if entry.replays >= max_replays else "replayed"
+            return target.left(entry, max_replays, loads) or "replayed"
         return await target.replay(entry, max_replays, loads)
 
     if sys.stdin.isatty() and not yes and _filter(options) == Filter():
