@@ -18,9 +18,17 @@ from workerbase.connect import connect
 from workerbase.devtools.server import Server
 from workerbase.types import RedisClient
 
+SLOW = ("acl", "rendering", "updates")
+
 # nox points uv at the environment of its session: rendered projects would be installed over it.
 for name in ("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV"):
     os.environ.pop(name, None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the slow ones begin: at the end, each would keep only one process busy."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOW)
 
 
 @pytest.hookimpl(wrapper=True)
