@@ -22,8 +22,7 @@ ROOT = Path(__file__).parent
 PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
-"""Options of pytest: a process for each core, and the tests of a module, whose fixtures may be dear,
-in one of them."""
+"""Options of pytest: a process for each core, and each module in one of them, for its fixtures."""
 
 SUITES = ("acl", "base", "jobs", "process", "streams", "telemetry")
 """The tests of the base itself."""

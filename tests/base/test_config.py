@@ -78,6 +78,16 @@ def test_every_knob_comes_from_the_env_file_and_the_environment_goes_before(
     assert getattr(WorkerConfig.load(), name) == read
 
 
+@pytest.mark.parametrize(
+    "name", ["keep_result", "job_timeout", "retry_backoff_max", "lease_timeout"]
+)
+@pytest.mark.parametrize("value", ["inf", "nan", "1e20"])
+def test_a_duration_has_an_end(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"WORKER_{name.upper()}", value)
+    with pytest.raises(ConfigError, match=f"WORKER_{name.upper()}"):
+        WorkerConfig.load()
+
+
 def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_JOBS", "JOB_TIMEOUT", "LOG_LEVEL"):
         monkeypatch.setenv(f"WORKER_{name}", "x")

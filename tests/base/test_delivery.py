@@ -16,8 +16,9 @@ import pytest
 import redis as sync
 from arq.connections import ArqRedis
 from arq.jobs import Job, SerializationError, deserialize_job
+from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
-from workerbase import Event, WorkerConfig, wire
+from workerbase import Event, WorkerConfig, scripts, wire
 from workerbase.delivery.arq import ArqAdapter
 from workerbase.delivery.streams import BATCH, EventPublisher, publish
 from workerbase.devtools.server import Server
@@ -397,3 +398,41 @@ async def test_a_batch_that_redis_refuses_is_refused_as_a_whole(
             events.publish_sync(OrderPlaced(order_id=1))
         own_server.start()
         assert len(events.publish_sync(OrderPlaced(order_id=1))) == 1
+
+
+@pytest.mark.parametrize("kwargs", [{"serializer": "csv"}, {"max_payload": 5}])
+async def test_arguments_of_a_task_may_have_any_name(
+    server: Server, kwargs: dict[str, object]
+) -> None:
+    adapter = ArqAdapter(WorkerConfig(redis_dsn=SecretStr(server.dsn)))
+    async with adapter as jobs:
+        job = await jobs.enqueue("export", **kwargs)
+        assert job
+        assert (await job.info()).kwargs == kwargs  # type: ignore[union-attr]
+        job_id = jobs.enqueue_sync("export", **kwargs)
+        assert job_id
+
+
+async def test_a_job_without_an_id_of_its_own_is_new_although_the_first_answer_was_lost(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = scripts.enqueue
+
+    class Again:
+        """Asks twice, as redis-py does after a lost connection."""
+
+        async def __call__(self, *args: Any) -> Any:
+            await enqueue(*args)
+            return await enqueue(*args)
+
+        def run_sync(self, *args: Any) -> Any:
+            enqueue.run_sync(*args)
+            return enqueue.run_sync(*args)
+
+    monkeypatch.setattr(scripts, "enqueue", Again())
+    async with ArqAdapter(WorkerConfig(redis_dsn=SecretStr(server.dsn))) as jobs:
+        job = await jobs.enqueue("export")
+        assert job
+        assert jobs.enqueue_sync("export")
+        assert await jobs.enqueue("export", _job_id="given") is None
+        assert jobs.enqueue_sync("export", _job_id="given too") is None

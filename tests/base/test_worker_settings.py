@@ -289,6 +289,16 @@ def test_the_options_of_the_task_decorator_reach_arq() -> None:
     assert Settings.longest_timeout == 60
 
 
+def test_a_cron_job_may_take_as_long_as_it_says() -> None:
+    @task(timeout=3600)
+    async def nightly(ctx: Ctx) -> None: ...
+
+    class Settings(BaseArqWorkerSettings):
+        cron_jobs = (nightly.cron(hour=3),)
+
+    assert Settings.longest_timeout == 3600
+
+
 # --- hooks, run by arq's own worker
 
 

@@ -5,13 +5,14 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus, SerializationError
 from arq.worker import Retry as ArqRetry
-from arq.worker import RetryJob
+from arq.worker import RetryJob, func
 from click.testing import CliRunner
 from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
 from workerbase import wire
@@ -269,6 +270,60 @@ async def test_an_unreadable_job_goes_to_the_dlq_byte_for_byte(
         (letter,) = await dead_letters(client)
         assert letter.replays == (name not in NO_OBJECT)
     assert CALLS == []
+
+
+@dataclass
+class Order:
+    number: int
+
+
+async def test_a_retry_does_not_change_arguments_that_have_no_json_form(
+    config: WorkerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    async def job(ctx: Ctx, *args: object) -> None:
+        seen.append(args)
+        raise ValueError("no")
+
+    def read_both(data: bytes) -> object:
+        return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
+
+    arguments = (Order(1), {1: "a"}, (1, 2))
+    async with client_of(config) as client:
+        client.job_serializer = pickle.dumps
+        await client.enqueue_job("job", *arguments)
+        await burst(config, job, job_deserializer=read_both)
+        (letter,) = await dead_letters(client)
+    assert seen == [arguments] * 3
+    assert letter.payload["_reason"] == "retries"
+    assert "cannot be kept: it would change the job's arguments" in caplog.text
+
+
+async def test_a_job_whose_function_no_letter_can_name_is_dead_lettered_as_invalid(
+    config: WorkerConfig,
+) -> None:
+    async with client_of(config) as client:
+        await client.enqueue_job("half \ud800", _job_id="bad")
+        await burst(config, fine)
+        (letter,) = await dead_letters(client)
+        assert (letter.payload["_id"], letter.payload["_reason"]) == ("bad", "invalid")
+
+
+@pytest.mark.parametrize("keep_result", [-1, 0.0001, 1e30])
+async def test_any_time_to_keep_a_result_lets_jobs_end(
+    config: WorkerConfig, keep_result: float
+) -> None:
+    async def odd(ctx: Ctx) -> None:
+        CALLS.append(1)
+
+    async with client_of(config) as client:
+        await client.enqueue_job("odd", _job_id="odd")
+        await client.enqueue_job("fine", _job_id="fine")
+        await burst(config, func(odd, name="odd", keep_result=keep_result), fine)
+        assert CALLS == [1, 1]
+        assert await client.pttl("arq:result:odd") != -1  # for ever
+        assert await client.pttl("arq:result:fine") > 0
 
 
 async def test_an_unknown_function_goes_to_the_dlq_and_runs_after_a_replay(

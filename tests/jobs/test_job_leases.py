@@ -291,3 +291,103 @@ async def test_the_verbs_of_a_worker_that_lost_its_lease_change_nothing(
 
         assert [await client.dump(key) for key in sorted(await client.keys())] == before
         assert await SetAside.dlq(redis, QUEUE).size() == 0
+
+
+async def test_an_id_is_taken_while_its_job_runs_although_the_job_has_expired(
+    server: Server, config_for: ConfigFor
+) -> None:
+    began, go = list[int](), asyncio.Event()
+
+    async def sync(ctx: Ctx, number: int) -> None:
+        began.append(number)
+        await go.wait()
+
+    config = config_for(server, lease_timeout=5.0)
+    async with client_of(config) as client, working(config, sync):
+        assert await client.enqueue_job("sync", 1, _job_id="sync", _expires=0.3)
+        await until(lambda: began)
+        await until(lambda: _is_gone(cast("RedisClient", client), "arq:job:sync"))
+        assert await client.enqueue_job("sync", 2, _job_id="sync") is None
+        go.set()
+        await until(lambda: _is_gone(cast("RedisClient", client), "arq:in-progress:sync"))
+    assert began == [1]
+
+
+async def _is_gone(client: RedisClient, key: str) -> bool:
+    return not await client.execute_command("EXISTS", key)
+
+
+async def test_what_ended_while_redis_was_away_for_longer_than_a_lease_is_not_run_again(
+    own_server: Server, config_for: ConfigFor
+) -> None:
+    began = list[object]()
+
+    async def job(ctx: Ctx) -> None:
+        began.append(ctx["job_try"])
+        await asyncio.sleep(0.5)
+
+    config = config_for(own_server, lease_timeout=1.5)
+    async with client_of(config) as client, working(config, job):
+        await client.enqueue_job("job")
+        await until(lambda: began)
+        own_server.kill()
+        await asyncio.sleep(2.5)
+        await asyncio.to_thread(own_server.start)
+        await until(lambda: _is_gone(cast("RedisClient", client), QUEUE))
+    assert began == [1]
+
+
+async def test_an_idle_worker_that_was_frozen_does_not_run_what_others_have_run(
+    server: Server, config_for: ConfigFor, tmp_path: Path
+) -> None:
+    config = config_for(server, lease_timeout=1.5)
+    async with client_of(config) as client:
+        redis = cast("RedisClient", client)
+        with processes(config, tmp_path) as start:
+            frozen = start()
+
+            async def is_idle() -> bool:
+                return not await _is_gone(redis, f"{QUEUE}:idle")
+
+            await until(is_idle)
+            frozen.send(signal.SIGSTOP)
+            await client.enqueue_job("quick", "X", _job_id="X")
+            start()
+
+            async def has_run() -> bool:
+                return not await _is_gone(redis, "arq:result:X")
+
+            await until(has_run)
+            frozen.send(signal.SIGCONT)
+            # It is awake again when it runs what only it can, for the other is full.
+            await client.enqueue_job("quick", "Y", _job_id="Y")
+            await until(lambda: _is_gone(redis, QUEUE))
+            await asyncio.sleep(1.0)
+            assert sorted(await ran(client)) == ["did X", "did Y"]
+
+
+@pytest.mark.parametrize("job_seconds", [0.3, 30.0])
+async def test_a_drain_lets_what_has_ended_be_noted(
+    server: Server, config_for: ConfigFor, job_seconds: float
+) -> None:
+    tries, at_the_end = list[object](), asyncio.Event()
+
+    async def job(ctx: Ctx) -> None:
+        tries.append(ctx["job_try"])
+        await asyncio.sleep(job_seconds)
+
+    async def on_job_end(ctx: Ctx) -> None:
+        at_the_end.set()
+        await asyncio.sleep(1.0)
+
+    config = config_for(server, lease_timeout=30.0)
+    async with client_of(config) as client:
+        await client.enqueue_job("job")
+        async with working(config, job, drain=0.5, on_job_end=on_job_end):
+            await until(lambda: tries)
+            if job_seconds < 1:
+                await until(at_the_end.is_set)
+        # What had ended is done; what had not is handed back at once, as if it had not begun.
+        assert await client.zcard(QUEUE) == (job_seconds > 1)
+        assert await client.get("arq:in-progress:job") is None
+    assert tries == [1]

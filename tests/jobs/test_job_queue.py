@@ -192,7 +192,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         result = None if keep is None else wire.dumps({"r": 1})
         lost = self.wait(self.queues[worker].finish([Ended(j, result, keep or 0) for j in job_ids]))
-        mine = self.held_by(worker)
+        # Whoever ended a job whose lease is over, and that nobody claimed again, has ended it.
+        mine = self.held_by(worker) + [j for j, m in self.jobs.items() if m.place == "lapsed"]
         assert sorted(lost) == sorted(set(job_ids) - set(mine))
         for job_id in set(job_ids) & set(mine):
             self.jobs[job_id] = Model("done", result=result is not None)
@@ -334,3 +335,29 @@ async def test_a_finished_job_may_keep_its_id_from_plain_arqs_workers_for_a_whil
     await queue.finish([Ended("tick", None, 0, stay_ms=60_000)])
     ttl = await client.execute_command("PTTL", "arq:in-progress:tick")
     assert 50_000 < ttl <= 60_000
+
+
+async def test_a_claim_passes_by_thousands_that_others_hold(
+    queue: JobQueue, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = JobQueue(client, QUEUE, "other", 15.0)
+    many = [argument for number in range(4_200) for argument in (1, f"job {number}")]
+    for first in range(0, len(many), 2_000):
+        await client.execute_command("ZADD", QUEUE, *many[first : first + 2_000])
+    while (await other.claim(1_000, 1_000))[0]:
+        pass
+    # To a clock that is ahead by more than a lease all of them look due.
+    monkeypatch.setattr("workerbase.jobqueue.timestamp_ms", lambda: int((time.time() + 20) * 1000))
+    claims, next_due = await queue.claim(1, 1)
+    assert claims == []
+    assert next_due is not None
+
+
+async def test_the_first_result_of_a_job_stays(queue: JobQueue, client: RedisClient) -> None:
+    # Job.abort may bring a job back to the queue that has just ended.
+    for keep_ms in (0, 60_000):
+        await client.execute_command("SET", "arq:result:job", "good")
+        await client.execute_command("ZADD", QUEUE, 1, "job")
+        await queue.claim(1, 1)
+        assert await queue.finish([Ended("job", b"expired", keep_ms)]) == []
+        assert await client.execute_command("GET", "arq:result:job") == b"good"

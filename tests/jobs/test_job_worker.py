@@ -1,6 +1,7 @@
 """The worker in arq's place, its hooks, and loops that Redis fails."""
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -13,6 +14,7 @@ from arq.worker import func
 from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from workerbase import wire
 from workerbase.config import WorkerConfig
 from workerbase.devtools.server import Server
 from workerbase.jobqueue import JobQueue, QueueClient
@@ -309,3 +311,48 @@ async def test_one_pass_of_the_loop_that_arq_wrote_ends_its_jobs(config: WorkerC
         assert await added.result(timeout=5, poll_delay=0.01) == "done"
         assert await client.zcard(config.queue_name) == 0
         await until(lambda: not worker.tasks)
+
+
+@pytest.mark.parametrize("write", [wire.dumps, pickle.dumps])
+async def test_a_job_is_handed_over_whole_whatever_is_in_it(
+    config: WorkerConfig, write: Callable[[object], bytes]
+) -> None:
+    seen: list[tuple[object, object, object]] = []
+
+    async def job(ctx: Ctx, text: str) -> None:
+        seen.append((ctx["job_id"], ctx["job_try"], text))
+
+    def read(data: bytes) -> object:
+        return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
+
+    async with client_of(config) as client, working(config, job, job_deserializer=read):
+        client.job_serializer = write
+
+        async def idle() -> int:
+            return await client.exists(f"{QUEUE}:idle")
+
+        await until(idle)
+        await client.enqueue_job("job", "x\0y", _job_id="a\0b")
+        await until(lambda: seen)
+    assert seen == [("a\0b", 1, "x\0y")]
+
+
+@pytest.mark.parametrize("key", [QUEUE, "arq:abort"])
+async def test_an_id_that_is_no_text_does_not_end_the_worker(
+    config: WorkerConfig, key: str
+) -> None:
+    done: list[str] = []
+
+    async def job(ctx: Ctx) -> None:
+        done.append("job")
+
+    async with client_of(config) as client:
+        await client.zadd(key, {b"caf\xe9": 1})
+        async with working(config, job, allow_abort_jobs=True):
+            await client.enqueue_job("job")
+            await until(lambda: done)
+
+            async def settled() -> bool:
+                return not await client.zcard(QUEUE)
+
+            await until(settled)

@@ -14,6 +14,7 @@ from arq.utils import ms_to_datetime, timestamp_ms
 from arq.worker import Function
 
 from . import deadletter, propagation, wire
+from .errors import LONGEST_S, PayloadError
 from .jobqueue import Claim, Ended
 from .monitor import Outcome, Work
 from .retry import DeadLetter, Decision, Reason, Retry
@@ -108,7 +109,7 @@ class Attempt:
         try:
             self.enqueue_ms = int(job["et"])
             ms_to_datetime(self.enqueue_ms)
-            self.function_name = str(job["f"])
+            self.function_name = str(job["f"]).encode().decode()  # or no dead letter could name it
             self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
             self.trace = str(job.get(propagation.JOB_KEY, ""))
             return int(job["t"] or 0)
@@ -124,7 +125,7 @@ class Attempt:
         if function is not None and function.keep_result_forever is not None:
             forever = function.keep_result_forever
         result = None
-        if forever or keep_result_s:
+        if forever or keep_result_s > 0:
             result = serialize_result(
                 self.function_name or "<unknown>", self.args, self.kwargs, self.job_try,
                 self.enqueue_ms, self.error is None, self.result, self.start_ms, timestamp_ms(),
@@ -133,7 +134,7 @@ class Attempt:
         return Ended(
             self.claim.job_id,
             result,
-            0 if forever else int(keep_result_s * 1000),
+            0 if forever else int(min(max(keep_result_s, 0.001), LONGEST_S) * 1000),
             # Keeps plain arq's workers from a second run of the tick. Not where all ticks share
             # one id: it would keep ours from the next.
             keep_cronjob_progress * 1000
@@ -158,10 +159,14 @@ class Attempt:
             if dead:  # a count, since the history is bounded
                 entry["dead"] += max((old.get("dead", 0) for old in former), default=0)
             history = [*former, entry][-deadletter.MAX_HISTORY :]
-            return self.codec.dumps({**job, "h": history}), history
+            written = self.codec.dumps({**job, "h": history})
+            again = self.codec.loads(written)
+            if any(again.get(n) != job.get(n) for n in "ak"):  # JSON of what was a pickle
+                raise PayloadError("it would change the job's arguments")  # noqa: TRY301
         except Exception as exc:
             logger.warning("the history of job %s cannot be kept: %s", self.claim.job_id, exc)
             return b"", [entry]
+        return written, history
 
     def letter(self, queue: str, worker: str, reason: Reason) -> Payload:
         """Return the fields of the dead letter of this job."""

@@ -13,11 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from . import renames
 from .connect import RedisLocation, arq_settings, connect
-from .errors import ConfigError
+from .errors import LONGEST_S, ConfigError
 from .jobqueue import MAX_PAYLOAD, QueueClient
 from .retry import ErrorTypes, RetryPolicy
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
 
 ENV_PREFIX = "WORKER_"
 DEFAULT_HEALTH_FILE = "/tmp/arq_worker_healthy"  # noqa: S108 - the documented path of the probe
@@ -102,7 +102,7 @@ class WorkerConfig(Environment):
     """Jobs that run at the same time in this process."""
     job_timeout: Seconds = 60.0
     """How long one run of a job may take."""
-    keep_result: float = Field(default=3600.0, ge=0)
+    keep_result: float = Field(default=3600.0, ge=0, le=LONGEST_S)
     """How long the result of a job can be read."""
     poll_delay: Seconds = 1.0
     """How often the queue is polled, for jobs that plain arq enqueued; ours wake the worker."""
@@ -111,9 +111,9 @@ class WorkerConfig(Environment):
 
     max_retries: int = Field(default=5, ge=1)
     """Tries in all before a message or job is given up."""
-    retry_backoff: float = Field(default=1.0, ge=0)
+    retry_backoff: float = Field(default=1.0, ge=0, le=LONGEST_S)
     """Backoff before the first retry; it doubles with each try, with full jitter."""
-    retry_backoff_max: float = Field(default=300.0, ge=0)
+    retry_backoff_max: float = Field(default=300.0, ge=0, le=LONGEST_S)
     """Upper bound of the backoff."""
 
     consumer_group: str = Field(default="workers", min_length=1)
@@ -125,7 +125,7 @@ class WorkerConfig(Environment):
     prefetch: int = Field(default=500, ge=0)
     """At most so many messages wait in this process beside those being handled; fewer when
     handlers are slow, so that other workers get them."""
-    lease_timeout: float = Field(default=15.0, ge=0.1)
+    lease_timeout: float = Field(default=15.0, ge=0.1, le=LONGEST_S)
     """A dead worker's messages are taken over within this time."""
     max_deliveries: int = Field(default=3, ge=1)
     """A message that was started so often without being settled is dead-lettered: it kills
@@ -142,7 +142,7 @@ class WorkerConfig(Environment):
     """How long a stop waits for running work; unset means the longer of the two timeouts."""
     health_file: str = Field(default=DEFAULT_HEALTH_FILE, min_length=1)
     """The heartbeat file that the probe reads."""
-    heartbeat_interval: float = Field(default=5.0, ge=0.25)
+    heartbeat_interval: float = Field(default=5.0, ge=0.25, le=LONGEST_S)
     """How often the heartbeat is written; after four missed ones the worker counts as stuck."""
     log_level: str = Field(default="INFO", pattern="^(?i:debug|info|warning|error|critical)$")
 

@@ -19,7 +19,8 @@
 
 from pydantic import ValidationError
 
-LONGEST_DELAY_S = 1e9
+LONGEST_S = 1e9
+"""No setting and no delay may be longer, in seconds: some thirty years."""
 
 
 class WorkerError(Exception):
@@ -69,15 +70,15 @@ class TransientError(WorkerError):
     ``delay`` overrides the backoff of this one retry, in seconds.
 
     Raises:
-        ValueError: ``delay`` is negative, or longer than `LONGEST_DELAY_S`.
+        ValueError: ``delay`` is negative, or longer than `LONGEST_S`.
     """
 
     delay: float | None = None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
         super().__init__(*args)
-        if delay is not None and not 0 <= delay <= LONGEST_DELAY_S:
-            msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_DELAY_S:g}"
+        if delay is not None and not 0 <= delay <= LONGEST_S:
+            msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_S:g}"
             raise ValueError(msg)
         if delay is not None:
             self.delay = delay

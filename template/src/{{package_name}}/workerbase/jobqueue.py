@@ -48,7 +48,7 @@ class Claim:
     def handed_over(cls, message: bytes) -> "Claim":
         """Read what the script of an enqueue sends to an idle worker."""
         size, score, rest = message.split(b" ", 2)
-        job_id = rest[: int(size)].decode()
+        job_id = wire.text(rest[: int(size)])
         return cls(job_id, float(score), rest[int(size) :], job_try=1, aborted=False)
 
     @property
@@ -124,7 +124,7 @@ class JobQueue:
             ],
         )
         claims = [
-            Claim(job_id.decode(), float(score), job, job_try, bool(aborted))
+            Claim(wire.text(job_id), float(score), job, job_try, bool(aborted))
             for job_id, score, job, job_try, aborted in zip(*[iter(values)] * 5, strict=True)
         ]
         return claims, (float(first) - now) / 1000 if first else None
@@ -132,7 +132,7 @@ class JobQueue:
     async def renew(self, job_ids: Collection[str]) -> list[str]:
         """Start the leases of ``job_ids`` anew; return those that we no longer hold."""
         lost: list[str] = []
-        ids = list(job_ids)
+        ids = list(map(wire.encode, job_ids))
         for first in range(0, len(ids), BATCH):
             until = timestamp_ms() + self._lease_ms
             batch = ids[first : first + BATCH]
@@ -147,7 +147,7 @@ class JobQueue:
         args: list[RedisArg] = [self._worker]
         for job in ended:
             keep = "" if job.result is None else job.keep_ms
-            args += (job.job_id, job.result or b"", keep, job.stay_ms)
+            args += (wire.encode(job.job_id), job.result or b"", keep, job.stay_ms)
         return [wire.text(i) for i in await scripts.finish(self._redis, [self.name], args)]
 
     async def bury(self, ended: Ended, letter: Sequence[bytes], bound: int) -> int:
@@ -160,7 +160,7 @@ class JobQueue:
         dropped = await scripts.bury(
             self._redis,
             [self.name, keys.dlq(self.name)],
-            [self._worker, ended.job_id, ended.result or b"", keep, bound, *letter],
+            [self._worker, wire.encode(ended.job_id), ended.result or b"", keep, bound, *letter],
         )
         return int(dropped)
 
@@ -179,13 +179,14 @@ class JobQueue:
         released = await scripts.release(
             self._redis,
             [self.name],
-            [self._worker, job_id, due, job, int(uncounted)],
+            [self._worker, wire.encode(job_id), due, job, int(uncounted)],
         )
         return bool(released)
 
     async def hand_back(self, keep: Collection[str] = ()) -> int:
         """Let other workers run all our jobs but ``keep`` at once; return how many."""
-        args: list[RedisArg] = [self._worker, self._lease_ms, timestamp_ms(), *keep]
+        args: list[RedisArg] = [self._worker, self._lease_ms, timestamp_ms()]
+        args += map(wire.encode, keep)
         return int(await scripts.hand_back_jobs(self._redis, [self.name], args))
 
 
@@ -205,7 +206,7 @@ class QueueClient(ArqRedis):
             PayloadError: it is larger than `max_payload`.
         """
         new = self.new_job(function, *args, **kwargs)
-        if not await scripts.enqueue(self, new.keys, new.args):
+        if not await scripts.enqueue(self, new.keys, new.args) and kwargs.get("_job_id"):
             return None
         return Job(new.job_id, self, new.queue, self.job_deserializer)
 
@@ -225,7 +226,7 @@ class QueueClient(ArqRedis):
         kwargs.setdefault("_queue_name", self.default_queue_name)
         kwargs.setdefault("_expires_extra_ms", self.expires_extra_ms)
         most, serializer = self.max_payload, self.job_serializer
-        return NewJob.of(function, *args, serializer=serializer, max_payload=most, **kwargs)
+        return NewJob.of(function, *args, _serializer=serializer, _max_payload=most, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,8 @@ class NewJob:
         function: str | Call,
         /,
         *args: object,
-        serializer: Any = wire.dumps,
-        max_payload: int,
+        _serializer: Any = wire.dumps,
+        _max_payload: int,
         _queue_name: str,
         _job_id: str | None = None,
         _defer_until: datetime | None = None,
@@ -273,9 +274,9 @@ class NewJob:
             due = int(_defer_until.timestamp() * 1000)
         expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
         job_id = _job_id or uuid4().hex
-        write = propagation.with_trace(serializer)
+        write = propagation.with_trace(_serializer)
         job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
-        wire.check_size(f"job {function}", [job], max_payload)
+        wire.check_size(f"job {function}", [job], _max_payload)
         return cls(
             job_id,
             _queue_name,

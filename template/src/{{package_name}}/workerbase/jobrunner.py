@@ -92,11 +92,12 @@ class JobRunner(Worker):
             "enqueue_time": ms_to_datetime(attempt.enqueue_ms),
             "score": int(attempt.claim.score),
         }
-        await self._hook("on_job_start", attempt)
-        attempt.start_ms, began = timestamp_ms(), time.monotonic()
+        began = time.monotonic()
+        self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
         try:
+            await self._hook("on_job_start", attempt)
+            attempt.start_ms, began = timestamp_ms(), time.monotonic()
             self._log_start(attempt)
-            self.job_tasks[attempt.claim.job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
             attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
         except (GeneratorExit, KeyboardInterrupt):

@@ -21,7 +21,7 @@ from arq.constants import abort_job_max_age, abort_jobs_ss
 from arq.utils import timestamp_ms
 from arq.worker import get_kwargs
 
-from . import keys, lease
+from . import keys, lease, wire
 from .attempt import Attempt
 from .buffer import Buffer
 from .config import WorkerConfig
@@ -65,7 +65,7 @@ class JobWorker(JobRunner):
         self._more = False
         self._claiming_since: float | None = None
         self._listening = False
-        self._idle_until = 0.0
+        self._idle_until = self._idle_since = 0.0
 
     @classmethod
     def of(
@@ -169,7 +169,7 @@ class JobWorker(JobRunner):
                     len(late),
                 )
                 self._draining = True
-                for task in late:
+                for task in list(self.job_tasks.values()):  # others end: they are being settled
                     task.cancel()
                 await asyncio.wait(late, timeout=CANCEL_S)
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
@@ -215,12 +215,14 @@ class JobWorker(JobRunner):
         free, most = max(0, self._free()), min(most, BATCH)
         suspects = not any(claim.suspect for claim in self._held.values())
         idle = self._listening and time.monotonic() > self._idle_until
+        asked = time.monotonic()
         claims, next_due = await self._queue.claim(
             free, most, aborts=self.allow_abort_jobs, suspects=suspects, idle=idle
         )
         if len(claims) >= free:
             self._idle_until = 0.0
         elif idle:
+            self._idle_since = asked
             self._idle_until = time.monotonic() + self._queue.lease_seconds / 2
         self._take(claims)
         # Due and left: it was tried before and waits for a slot, which says so when it is free.
@@ -288,7 +290,9 @@ class JobWorker(JobRunner):
                         continue
                     if message["type"] == "message" and message["channel"] == own.encode():
                         self._idle_until = 0.0
-                        self._take([Claim.handed_over(message["data"])])
+                        # A process that was frozen may come to it when others have run it.
+                        if time.monotonic() - self._idle_since < self._queue.lease_seconds:
+                            self._take([Claim.handed_over(message["data"])])
                     self._wake.set()
             except OUTAGE_ERRORS as exc:
                 await self._link.wait_after(exc, "listening for new jobs")
@@ -339,7 +343,7 @@ class JobWorker(JobRunner):
         now = timestamp_ms()
         client = cast("RedisClient", self.pool)
         wanted: list[bytes] = await client.execute_command("ZRANGE", abort_jobs_ss, 0, -1)
-        for job_id in map(bytes.decode, wanted):
+        for job_id in map(wire.text, wanted):
             if job_id in self.job_tasks:
                 self.aborting_tasks.add(job_id)
                 self.job_tasks[job_id].cancel()

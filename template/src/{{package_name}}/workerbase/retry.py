@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from .errors import (
-    LONGEST_DELAY_S,
+    LONGEST_S,
     InvalidEventError,
     PermanentError,
     PoisonError,
@@ -84,6 +84,6 @@ class RetryPolicy:
             return DeadLetter("retries")
         delay = error.delay if isinstance(error, TransientError) else None
         # A class of the project may have set anything.
-        if not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_DELAY_S:
+        if not isinstance(delay, int | float) or not 0 <= delay <= LONGEST_S:
             delay = self.backoff(attempt)
         return Retry(delay)

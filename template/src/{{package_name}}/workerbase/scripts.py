@@ -269,7 +269,7 @@ local function hand_over(id, job, due)
     local idle = redis.call('SPOP', KEYS[3] .. ':idle')
     if not idle then return false end
     local worker, lease = string.match(idle, '^(.*) (%d+)$')
-    local claim = string.format('%d %s %s%s', #id, due, id, job)
+    local claim = #id .. ' ' .. due .. ' ' .. id .. job  -- string.format ends at a NUL
     if redis.call('PUBLISH', KEYS[3] .. ':wake:' .. worker, claim) > 0 then
       local time = redis.call('TIME')
       local ends = time[1] * 1000 + math.floor(time[2] / 1000) + lease + 0.5
@@ -281,7 +281,7 @@ local function hand_over(id, job, due)
   end
 end
 local function enqueue(id, job, expiry, due, at_once)
-  if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then return 0 end
+  if redis.call('EXISTS', KEYS[1], KEYS[2], 'arq:in-progress:' .. id) > 0 then return 0 end
   redis.call('SET', KEYS[1], job, 'PX', expiry)
   redis.call('ZREM', 'arq:abort', id)  -- meant a former job of this name
   if at_once == '1' and hand_over(id, job, due) then return 1 end
@@ -324,7 +324,7 @@ local function prefixed(prefix, ids)
   return redis.call('MGET', unpack(keys))
 end
 local reply, scores, claimed, from = {''}, {}, 0, 0
-while claimed < most and from < 5000 do
+while claimed < most and from < 5000 and #scores < 5000 do
   local size = from > claimed and 100 or most - claimed
   local page = redis.call('ZRANGE', KEYS[1], from, from + size - 1, 'WITHSCORES')
   local ids = {}
@@ -412,9 +412,10 @@ for i = 2, #ARGV, 4 do progress[#progress + 1] = 'arq:in-progress:' .. ARGV[i] e
 for n, owner in ipairs(redis.call('MGET', unpack(progress))) do
   local i = n * 4 - 2
   local id, result, ttl, stay = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if owner == ARGV[1] then
-    if ttl == '0' then redis.call('SET', 'arq:result:' .. id, result)
-    elseif ttl ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ttl) end
+  local score = not owner and redis.call('ZSCORE', KEYS[1], id)
+  if owner == ARGV[1] or score and score % 1 > 0 then  -- its lease is over, and nobody has it
+    if ttl == '0' then redis.call('SET', 'arq:result:' .. id, result, 'NX')
+    elseif ttl ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'PX', ttl, 'NX') end
     if stay == '0' then keys[#keys + 1] = progress[n]
     else redis.call('PEXPIRE', progress[n], stay) end
     keys[#keys + 1] = 'arq:job:' .. id

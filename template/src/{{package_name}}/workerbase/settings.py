@@ -180,7 +180,11 @@ class BaseArqWorkerSettings:
     def _resolve(cls, declared: dict[str, object], config: WorkerConfig) -> dict[str, object]:
         hook = cast("dict[str, Hook | None]", declared).get
         functions = cls._functions(cast("Sequence[object]", declared.get("functions", ())))
-        timeouts = [f.timeout_s for f in functions if f.timeout_s is not None]
+        limited: list[Function | CronJob] = [
+            *functions,
+            *cast("Sequence[CronJob]", declared.get("cron_jobs") or ()),
+        ]
+        timeouts = [f.timeout_s for f in limited if f.timeout_s is not None]
         ctx = cast("Ctx", declared.get("ctx") or {})
         return {
             "redis_settings": config.redis_settings,

@@ -44,6 +44,6 @@ class ArqAdapter(AppClients):
             The id of the job, or None if a job with this ``_job_id`` exists.
         """
         kwargs.setdefault("_queue_name", self.config.queue_name)
-        job = NewJob.of(function, *args, max_payload=self.config.max_payload, **kwargs)
+        job = NewJob.of(function, *args, _max_payload=self.config.max_payload, **kwargs)
         added = scripts.enqueue.run_sync(self.for_threads, job.keys, job.args)
-        return job.job_id if added else None
+        return job.job_id if added or not kwargs.get("_job_id") else None
