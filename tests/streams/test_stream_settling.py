@@ -422,6 +422,7 @@ async def test_a_message_with_more_fields_than_a_script_can_pass_on_finds_its_wa
         (letter,) = [entry async for entry in SetAside.dlq(each, STREAM).scan()]
         assert (letter.payload["_id"], letter.event_type) == ("big", "work")
         assert json.loads(letter.payload["_rest"]) == many
+        assert letter.other_fields == {"_rest": letter.payload["_rest"]}
         assert await SetAside.dlq(each, STREAM).replay(letter, 3) == "replayed"
         await until(lambda: len(contexts) == 3)
     assert {ctx.message_id for ctx in contexts} == {"big"}

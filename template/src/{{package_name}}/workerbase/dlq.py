@@ -69,8 +69,8 @@ class DeadEntry:
     @property
     def other_fields(self) -> Payload:
         """What a message has that no event of ours has, such as one of another publisher."""
-        known = (TYPE, DATA)
-        return {n: v for n, v in self.payload.items() if n not in known and not n.startswith("_")}
+        ours = {TYPE, DATA, *(n for n in self.payload if n.startswith("_") and n != wire.REST)}
+        return {name: value for name, value in self.payload.items() if name not in ours}
 
     def as_dict(self) -> dict[str, object]:
         """Return what there is to say, for ``--json``."""

@@ -21,9 +21,11 @@ from pydantic_core import to_jsonable_python
 from .errors import JobFailedError, PayloadError
 from .types import Fields, Payload, RedisArg
 
+REST = "_rest"
 MAX_FIELDS, MAX_OWN_FIELDS = 3_500, 100
 """Of an entry that we write: a script can pass no more than 8,000 values on. Others can write
-larger ones, which have to find their way into the dead-letter queue."""
+larger ones, which have to find their way into the dead-letter queue: what no event of ours has
+goes into the field `REST`."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -161,7 +163,7 @@ def _folded(fields: Fields) -> Fields:
     """Put all but what the base reads into one field, as JSON."""
     own = [n for n in fields if n in ("type", "data") or n.startswith("_")][:MAX_OWN_FIELDS]
     rest = {n: value for n, value in fields.items() if n not in own}
-    return {n: fields[n] for n in own} | {"_rest": json.dumps(rest, ensure_ascii=False)}
+    return {n: fields[n] for n in own} | {REST: json.dumps(rest, ensure_ascii=False)}
 
 
 def flatten(fields: Fields) -> list[bytes]:
