@@ -66,6 +66,23 @@ def test_the_file_has_no_password_and_nobody_can_log_in_until_it_has() -> None:
 
 # --- all of their work
 
+KEDA = """
+local kind = redis.call('TYPE', KEYS[1]).ok
+return redis.call(kind == 'zset' and 'ZCARD' or 'LLEN', KEYS[1])
+"""
+"""What KEDA's trigger for a key of any type comes to: an absent one has type none."""
+
+
+def test_an_autoscaler_may_ask_as_the_worker_with_and_without_a_queue(
+    guarded: GuardedServer,
+) -> None:
+    with guarded.login("worker") as worker, guarded.login("admin") as admin:
+        admin.flushall()
+        assert worker.eval(KEDA, 1, "arq:queue") == 0
+        worker.zadd("arq:queue", {"job": 1})
+        assert worker.eval(KEDA, 1, "arq:queue") == 1
+        admin.flushall()
+
 
 class OrderPaid(Event, type="order.paid", stream="orders"):
     order_id: int

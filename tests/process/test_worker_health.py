@@ -117,6 +117,36 @@ def test_a_blocked_event_loop_says_where_while_it_is_blocked(project: Project) -
     until(lambda: "the event loop turns again after" in worker.output, "its end")
 
 
+def test_an_open_breaker_is_no_illness_and_is_told(project: Project) -> None:
+    project.start_ready(WORKER_BREAKER_THRESHOLD="2", WORKER_MAX_RETRIES="50")
+    for number in range(4):
+        published(project, number, how="fails")
+    until(lambda: "breaker is open" in project.run("health", "--ready").stdout, "a note")
+    told = project.run("health")
+    assert told.returncode == 0
+    assert told.stdout.startswith("ok, but the breaker is open: ValueError: order ")
+
+
+def test_two_workers_with_one_health_file_are_told_and_the_first_stays_alive(
+    project: Project,
+) -> None:
+    first = project.start_ready()
+    second = project.start("run")
+    until(lambda: f"pid {first.process.pid} writes" in second.output, "a warning")
+    until(lambda: second.process.pid == _writer(project), "a beat of the second")
+    until(lambda: first.process.pid == _writer(project), "a beat of the first")
+    second.send(signal.SIGTERM)
+    assert second.ended() == 0
+    until(lambda: first.process.pid == _writer(project), "a beat of the first")
+    first.send(signal.SIGTERM)
+    assert first.ended() == 0
+    assert not project.health.exists()
+
+
+def _writer(project: Project) -> int:
+    return int(json.loads(project.health.read_text())["pid"]) if project.health.exists() else 0
+
+
 def test_a_consumer_that_does_not_come_round_is_stuck(project: Project) -> None:
     project.start_ready(TINY_BREAK="stuck consumer")
     assert until(project.problem, "a stall") == "the consumer makes no progress"

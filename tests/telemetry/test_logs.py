@@ -212,6 +212,10 @@ def test_secrets_and_payloads_are_not_in_the_log(stream: type[io.StringIO]) -> N
     order = Order(email="hunter2")
     log = logging.getLogger("x")
     log.info("got %s with %s", order, "password=hunter2")
+    log.info("got %s", [order])
+    log.info("got %(order)s", {"order": order})
+    log.info(order)
+    structlog.get_logger("x").info("got %s of %s", order, {"a": [order]})
     log.info("to %s", "amqp://u:hunter2@h", extra={"token": "hunter2", "data": {"a": "hunter2"}})
     structlog.get_logger("x").info("sent", order=order, authorization="hunter2", raw=b"hunter2")
     try:
@@ -222,7 +226,7 @@ def test_secrets_and_payloads_are_not_in_the_log(stream: type[io.StringIO]) -> N
 
     written = output.getvalue()
     assert "hunter2" not in written.replace(SOURCE, "")
-    assert written.count("Order([redacted])") == 2
+    assert written.count("Order([redacted])") == 7
     assert written.count("cannot reach redis://[redacted]@cache") == 2
 
 

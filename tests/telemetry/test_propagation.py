@@ -41,9 +41,9 @@ def test_a_message_carries_the_current_span_and_only_where_there_is_one(
 
 def test_a_job_carries_the_current_span_where_arq_does_not_look(provider: TracerProvider) -> None:
     with provider.get_tracer("app").start_as_current_span("request") as span:
-        ours = NewJob.of("f", 1, x=2, _queue_name="q", max_payload=1_000).args[1]
-        pickled = NewJob.of("f", 1, _queue_name="q", max_payload=1_000, serializer=None).args[1]
-    outside = NewJob.of("f", 1, _queue_name="q", max_payload=1_000).args[1]
+        ours = NewJob.of("f", 1, x=2, _queue_name="q", _max_payload=1_000).args[1]
+        pickled = NewJob.of("f", 1, _queue_name="q", _max_payload=1_000, _serializer=None).args[1]
+    outside = NewJob.of("f", 1, _queue_name="q", _max_payload=1_000).args[1]
 
     assert isinstance(ours, bytes)
     assert isinstance(pickled, bytes)

@@ -4,10 +4,12 @@ import atexit
 import json
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sentry_sdk
+from arq.worker import JobExecutionFailed
 from pydantic import SecretStr
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
@@ -130,6 +132,14 @@ def test_a_flood_of_one_error_is_cut_short_and_counted(memory: Memory) -> None:
     extra = [event.get("extra") or {} for event in memory.events[-2:]]
     assert extra == [{"left_out_before": 7}, {}]
     assert len(memory.events) == MOST + 4
+
+
+def test_names_that_senders_invent_are_one_kind(memory: Memory) -> None:
+    sentry = Sentry(DSN, transport=memory)
+    for number in range(MOST + 7):
+        invented = replace(JOB, name=f"no such task {number}")
+        sentry.ended(invented, "dead_lettered", JobExecutionFailed("not found"), 0.0)
+    assert len(memory.events) == MOST
 
 
 def test_the_applications_own_sentry_is_left_alone(sentry: Sentry, memory: Memory) -> None:

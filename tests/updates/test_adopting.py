@@ -75,7 +75,7 @@ def adopted(history: Path, tmp_path: Path) -> Project:
     project.commit()
 
     copy, diff, remove, test, start = commands()
-    assert (diff, test, start) == ("git diff pyproject.toml", "uv run pytest", "uv run shop run")
+    assert (diff, test, start) == ("git diff", "uv run pytest", "uv run shop run")
     arguments = shlex.split(copy.replace("gh:org/arq-worker-template", str(history)))
     assert arguments[0] == "uvx"
     done = run(path, *arguments[1:], "--vcs-ref", HEAD)

@@ -71,6 +71,7 @@ class Environment(BaseSettings):
         prefix = str(cls.model_config.get("env_prefix", ""))
         groups = (cls, *Environment.__subclasses__())
         known = {name.upper() for group in groups for name in group.model_fields}
+        known.add("DEV_SERVER")  # for demo and tests, see `devtools.server`
         found: list[str] = []
         for name in sorted({*os.environ, *dotenv_values(".env")}):
             rest = name.upper().removeprefix(prefix)

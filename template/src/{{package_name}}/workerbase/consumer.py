@@ -127,6 +127,7 @@ class Consumer:
             last_pass=self._last_pass if self._reading else time.monotonic(),
             overdue_at=None if oldest is None else oldest.started + self._config.handler_timeout,
             overdue=None if oldest is None else _describe(oldest),
+            note=self._handling.note,
         )
 
     # --- life cycle

@@ -17,7 +17,8 @@ from . import deadletter, jobqueue, keys, scripts, wire
 from .events import DATA, ID, TYPE
 from .types import EntryId, Payload, RedisClient, StreamName
 
-PAGE = 500
+PAGE = 50
+"""A letter may have megabytes, and so many of them are in memory at a time."""
 
 ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists", "unreadable"]
 """``exists``: a job with the id of the dead one waits or runs."""

@@ -69,12 +69,18 @@ class Handling:
 
     def __post_init__(self) -> None:
         self._breaker = Breaker(self.config.breaker_threshold)
+        self._held_for = ""
         self.slots = [Slot() for _ in range(self.config.concurrency)]
 
     def oldest(self) -> Slot | None:
         """Return the slot whose handler has run longest, if any runs."""
         running = (slot for slot in self.slots if slot.delivery is not None)
         return min(running, key=lambda slot: slot.started, default=None)
+
+    @property
+    def note(self) -> str:
+        """Say that the breaker is open, and why; empty if it is not."""
+        return f"the breaker is open: {self._held_for}" if self._breaker.is_open else ""
 
     async def run(self, slot: Slot) -> None:
         """Handle what the buffer gives until cancelled."""
@@ -184,12 +190,12 @@ class Handling:
 
     def _hold(self, head: Head, error: BaseException) -> bool:
         if self._breaker.failed(head.message_id):
+            self._held_for = f"{type(error).__name__}: {text_of(error)}"
             logger.error(
-                "%d different messages failed in a row, the last with %s: %s. Waiting until one "
+                "%d different messages failed in a row, the last with %s. Waiting until one "
                 "succeeds; no retries are used up meanwhile",
                 self.config.breaker_threshold,
-                type(error).__name__,
-                text_of(error),
+                self._held_for,
             )
             self.buffer.hold()
             self.settler.monitors.breaker(is_open=True)

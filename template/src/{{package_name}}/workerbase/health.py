@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 from uuid import uuid4
 
 from . import probe
@@ -43,6 +43,8 @@ class Vitals:
     """When the work that runs longest reaches its timeout."""
     overdue: str | None = None
     """What that work is."""
+    note: str = ""
+    """What people should know although nothing is wrong with this process."""
 
 
 class Heartbeat:
@@ -118,7 +120,12 @@ class Heartbeat:
         self._beats = False
         self._loop_watch.stop()
         await self._loops.cancel()
-        remove(self.path)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the file, unless another worker of this machine writes it, too."""
+        if _read(self.path).get("boot_id", self.boot_id) == self.boot_id:
+            remove(self.path)
 
     async def _run(self) -> None:
         while True:
@@ -157,6 +164,7 @@ class Heartbeat:
             "stalled": stalled,
             "overdue_at": None if limit is None else limit + OVERDUE_MARGIN_S,
             "overdue": overdue,
+            "note": "; ".join(v.note for v in vitals if v.note),
         }
 
 
@@ -165,13 +173,25 @@ def remove_stale(path: Path) -> None:
 
     Plain arq runs no code of ours before it connects, except where the settings are defined.
     """
-    with contextlib.suppress(OSError):  # not ours to remove, and no reason not to start
-        try:
-            gone = probe.who_is_gone(json.loads(path.read_text(encoding="utf-8")))
-        except (KeyError, TypeError, ValueError):
-            return  # not a health file
-        if gone:
+    with contextlib.suppress(OSError, KeyError, TypeError, ValueError):  # no health file of ours
+        if probe.who_is_gone(_read(path)):
             remove(path)
+
+
+def other_writer(path: Path) -> str:
+    """Return the pid of the worker that writes this file and runs, empty if there is none."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        beat = _read(path)
+        return "" if probe.who_is_gone(beat) else str(beat["pid"])
+    return ""
+
+
+def _read(path: Path) -> dict[str, object]:
+    with contextlib.suppress(OSError, ValueError):
+        beat: object = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(beat, dict):
+            return cast("dict[str, object]", beat)
+    return {}
 
 
 def remove(path: Path) -> None:

@@ -223,14 +223,14 @@ class JobWorker(JobRunner):
             self._idle_until = 0.0
         elif idle:
             self._idle_since = asked
-            self._idle_until = time.monotonic() + self._queue.lease_seconds / 2
+            self._idle_until = asked + self._queue.lease_seconds / 4
         self._take(claims)
         # Due and left: it was tried before and waits for a slot, which says so when it is free.
         self._more = next_due is not None and next_due <= 0
         if len(claims) == most or (self._more and self._free() > max(0, free - len(claims))):
             return None
-        # Leases that begin after this look end after the next.
-        wait = min(self.poll_delay_s, self._queue.lease_seconds)
+        # Leases that begin after this look end after the next; who is idle says so again in time.
+        wait = min(self.poll_delay_s, self._queue.lease_seconds / 2)
         return wait if next_due is None or self._more else min(next_due, wait)
 
     def _free(self) -> int:

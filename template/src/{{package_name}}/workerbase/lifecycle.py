@@ -29,7 +29,7 @@ async def base_startup(ctx: Ctx) -> None:
         heartbeat = Heartbeat(config.health_file, config.heartbeat_interval)
         ctx["heartbeat"] = heartbeat
         # Plain arq ends without its shutdown hook when Redis is away.
-        atexit.register(health.remove, heartbeat.path)
+        atexit.register(heartbeat.remove)
     jobs = _running(ctx)
     if "lifespan_stack" not in ctx:
         heartbeat.watch(lambda: _job_vitals(jobs, ctx))

@@ -65,6 +65,16 @@ def check(path: str, *, ready: bool) -> str:
         return f"heartbeat file {path} is not one of ours: {exc!r}"
 
 
+def note(path: str) -> str:
+    """Return what else the worker says of itself, fit to follow "ok"."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            said = str(json.load(file)["note"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""
+    return said and f", but {said}"
+
+
 def who_is_gone(beat: dict[str, object]) -> str:
     """Say why the process that wrote ``beat`` no longer runs; empty if it does."""
     if beat["kernel_boot"] != kernel_boot():
@@ -105,7 +115,7 @@ def main(argv: list[str]) -> int:
         return 2
     path = argv[2] if len(argv) > 2 else os.environ.get("WORKER_HEALTH_FILE", DEFAULT_PATH)
     problem = check(path, ready=mode == "ready")
-    print(problem or "ok")
+    print(problem or f"ok{note(path)}")
     return 1 if problem else 0
 
 

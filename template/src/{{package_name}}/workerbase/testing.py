@@ -1,7 +1,7 @@
 # Owned by arq-worker-template: `copier update` overwrites edits; import WorkerKit in your tests.
 """Test handlers and tasks without a server: publish, run until idle, look what happened.
 
-    async with WorkerKit(WorkerSettings) as kit:
+    async with WorkerKit(WorkerSettings, health_file=str(tmp_path / "healthy")) as kit:
         await kit.publish(OrderPlaced(order_id=42))
         result = await kit.run()
     assert result.handled == ["order.placed"]

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import WorkerConfig
-from ..errors import SettingsError
+from ..errors import LONGEST_S, SettingsError
 from ..events import EventRouter
 from ..settings import BaseArqWorkerSettings
 
@@ -159,7 +159,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
         if found is None:
             self.fail(f"{value!r} is no duration; write 30s, 5m, 2h or 1d", param, ctx)
-        return float(found[1]) * _UNITS[found[2] or "s"]
+        seconds = float(found[1]) * _UNITS[found[2] or "s"]
+        if seconds > LONGEST_S:
+            self.fail(f"{value!r} is longer than {LONGEST_S:g} s", param, ctx)
+        return seconds
 
 
 DURATION = Duration()

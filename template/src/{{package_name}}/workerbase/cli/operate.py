@@ -5,14 +5,14 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import click
 from arq.connections import ArqRedis
 from arq.worker import Function
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,6 +33,7 @@ from .app import (
     pass_app,
     plain_table,
     print_json,
+    printable,
     read_json,
     setup_logging,
 )
@@ -49,6 +50,7 @@ def run(app: App) -> None:
     leaves at once.
     """
     path = Path(health_path())
+    other = health_file.other_writer(path)
     try:
         health_file.remove(path)
     except OSError as exc:
@@ -64,6 +66,13 @@ def run(app: App) -> None:
     (settings.setup_process or setup_logging)(config)
     for problem in config.unknown_variables():
         logger.warning("%s", problem)
+    if other:
+        logger.warning(
+            "the worker with pid %s writes %s, too; give each worker of a machine its own "
+            "WORKER_HEALTH_FILE",
+            other,
+            path,
+        )
     sys.exit(run_worker(lambda: settings))
 
 
@@ -80,7 +89,12 @@ def parse_event(app: App, event_type: str, data: object) -> Event:
     model = models[event_type]
     if isinstance(data, dict) and model.model_config.get("extra") == "ignore":
         # A reader ignores what it does not know; a person who types it has made a mistake.
-        known = {n for name, f in model.model_fields.items() for n in (name, f.alias) if n}
+        known = {
+            alias
+            for name, field in model.model_fields.items()
+            for alias in (name, field.alias, *_choices(field.validation_alias))
+            if isinstance(alias, str)
+        }
         for name in cast("dict[str, object]", data).keys() - known:
             msg = f"{event_type} has no field {name!r}; {near(name, known)}"
             raise click.BadParameter(msg)
@@ -88,6 +102,10 @@ def parse_event(app: App, event_type: str, data: object) -> Event:
         return model.model_validate(data)
     except ValidationError as exc:
         raise click.BadParameter(str(InvalidEventError.of(event_type, exc))) from exc
+
+
+def _choices(alias: object) -> Iterable[object]:
+    return alias.choices if isinstance(alias, AliasChoices) else (alias,)
 
 
 @click.command()
@@ -109,7 +127,7 @@ def publish(app: App, event: str, data: str, count: int) -> None:
 def _value(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -163,8 +181,9 @@ def _is_pair(text: str) -> bool:
 @click.option("--ready", is_flag=True, help="Also ask for the connection to Redis.")
 def health(ready: bool) -> None:
     """Say whether the worker on this machine is alive, or ready: exit code 0 or 1."""
-    problem = probe.check(health_path(), ready=ready)
-    click.echo(problem or "ok")
+    path = health_path()
+    problem = probe.check(path, ready=ready)
+    click.echo(problem or f"ok{printable(probe.note(path), one_line=True)}")
     sys.exit(1 if problem else 0)
 
 

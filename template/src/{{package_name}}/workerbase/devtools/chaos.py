@@ -125,11 +125,14 @@ class _Run:
         self.redis = connect(RedisLocation.parse(server.dsn))
         self.client: RedisClient = self.redis
         self.finished = False
+        self.good = 0
+        """Messages and jobs that are to be handled."""
 
     def deal(self, count: int) -> list[Work]:
         """Make messages, or jobs, of each kind."""
         kinds = ["killer"] * self.plan.killers + ["toxic"] * round(count * self.plan.toxic)
         kinds += ["good"] * (count - len(kinds))
+        self.good += kinds.count("good")
         self.random.shuffle(kinds)
         return [Work(number=number, kind=kind) for number, kind in enumerate(kinds[:count])]
 
@@ -245,6 +248,8 @@ class _Run:
         while not self.finished:
             with contextlib.suppress(RedisError, OSError):
                 now = await self.handled()
+                if now >= self.good:
+                    return  # only what fails is left
                 if before is not None and now > before:
                     self.report.resume_s.append(round(time.monotonic() - start, 2))
                     return
@@ -299,7 +304,10 @@ class _Run:
         self.report.jobs.count(await self.times(RAN), dead_jobs, waiting_jobs)
         known = (STREAM.encode(), keys.dlq(QUEUE).encode())
         for key in await self.client.execute_command("KEYS", "*"):
-            if not key.startswith(known) and int(await self.client.execute_command("TTL", key)) < 0:
+            if (
+                not key.startswith(known)
+                and int(await self.client.execute_command("TTL", key)) == -1
+            ):
                 self.report.leftover_keys.append(key.decode())
 
 
@@ -325,20 +333,21 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
         keeper = asyncio.create_task(run.keep_workers())
         faults = asyncio.create_task(run.cause_faults())
         try:
-            async with asyncio.TaskGroup() as producers:
-                for index in range(plan.producers):
-                    share = slice(index, None, plan.producers)
-                    producers.create_task(run.produce(run.publish, messages[share]))
-                    producers.create_task(run.produce(run.enqueue, jobs[share]))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(plan.timeout):
+                    async with asyncio.TaskGroup() as producers:
+                        for index in range(plan.producers):
+                            share = slice(index, None, plan.producers)
+                            producers.create_task(run.produce(run.publish, messages[share]))
+                            producers.create_task(run.produce(run.enqueue, jobs[share]))
                     await run.settle()
         finally:
             run.finished = True
-            await faults
+            await asyncio.wait([faults])
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             await _stop(run.workers)
+        await faults  # raises what kept Redis from coming back
         run.report.seconds = round(time.monotonic() - start, 1)
         await run.count()
         await run.redis.aclose(close_connection_pool=True)

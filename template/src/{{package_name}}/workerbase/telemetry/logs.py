@@ -11,12 +11,13 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO, TypeAlias
 
 import structlog
+from pydantic import BaseModel
 from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -55,6 +56,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            _hide_arguments,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -139,6 +141,12 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
     )
 
 
+def _hide_arguments(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if arguments := event.get("positional_args"):
+        event["positional_args"] = tuple(map(redact.argument, arguments))
+    return event
+
+
 def _add_work(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     described, only_in = _bound.get()
     if described and (only_in is None or only_in() is _current_task()):
@@ -167,10 +175,14 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
     """Hides payloads among the arguments of a message before they become text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if isinstance(record.args, tuple) and record.args:
+        record = copy.copy(record)
+        if isinstance(record.msg, BaseModel):
+            record.msg = redact.argument(record.msg)
+        if isinstance(record.args, Mapping):
+            record.args = {name: redact.argument(value) for name, value in record.args.items()}
+        elif record.args:
             arguments = [redact.argument(value) for value in record.args]
             if record.msg in (_STARTED, _ENDED) and arguments[_PAYLOAD_AT]:
                 arguments[_PAYLOAD_AT] = redact.HIDDEN
-            record = copy.copy(record)
             record.args = tuple(arguments)
         return super().format(record)

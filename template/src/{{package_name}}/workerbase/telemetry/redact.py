@@ -18,10 +18,11 @@ _NAMES = (
     "|secret|session_?id|token"
 )
 _SECRET_KEY = re.compile(_NAMES)
-# Bounded, so that a long text takes no longer than it is long.
+# It begins with the name itself and is bounded: a long text takes no longer than it is long.
 _ASSIGNMENT = re.compile(
-    rf"""([\w-]{{0,40}}(?:{_NAMES.replace("_?", "[-_]?")})[\w-]{{0,40}}["']?\s?[=:]\s?)"""
-    r"""(?:(?:Bearer|Basic)\s)?(?:"[^"]*"|'[^']*'|[^\s"',;&)\]}]+)""",
+    rf"""((?:{_NAMES.replace("_?", "[-_]?")})[\w-]{{0,40}}\\?["']?\s?[=:]\s?)"""
+    r"""(?:(?:Bearer|Basic|Token|ApiKey)\s)?"""
+    r"""(?:b?\\?"(?:[^"\\]|\\.)*"?|b?'(?:[^'\\]|\\.)*'?|[^\s"',;&)\]}]+)""",
     re.IGNORECASE,
 )
 _LOGIN = re.compile(r"(?<=://)[^\s/?#'\"]*@")
@@ -42,7 +43,11 @@ def text(value: str) -> str:
 
 def argument(value: object) -> object:
     """Return an argument of a log message: of an event no more than its class."""
-    return f"{type(value).__name__}({HIDDEN})" if isinstance(value, BaseModel) else value
+    if isinstance(value, BaseModel):
+        return f"{type(value).__name__}({HIDDEN})"
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _value(cast("object", value), (), 0)
+    return value
 
 
 def fields(values: Mapping[str, Any], shown: Collection[str] = ()) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from arq.worker import JobExecutionFailed
+
 from ..errors import ConfigError
 from ..monitor import Monitor, Outcome, Work
 from . import redact
@@ -100,7 +102,9 @@ class Sentry(Monitor):
 
     def _kind_of(self, work: Work, error: BaseException | None) -> _Kind:
         now = self._clock()
-        key = (work.name, None if error is None else type(error))
+        # Of a job that cannot be run the name is whatever its sender wrote.
+        name = "" if isinstance(error, JobExecutionFailed) else work.name
+        key = (name, None if error is None else type(error))
         kind = self._kinds.setdefault(key, _Kind(now))
         if now - kind.since >= WINDOW_S:
             kind.since, kind.reports = now, 0

@@ -260,7 +260,7 @@ def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
     if len(known) < 2 or known[-1][1] < known[0][1]:  # noqa: PLR2004 - a rate is between two
         return _number(None)
     (began, before), (ended, now) = known[0], known[-1]
-    return _number((now - before) / (ended - began))
+    return _number((now - before) / max(ended - began, 0.001))
 
 
 def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
@@ -276,7 +276,7 @@ def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
     rows: list[list[Cell]] = []
     for index, stream in streams[: max(0, most - 1)]:
         series = [sample.status.streams[index] for sample in samples]
-        at_limit = stream.delivered is None and stream.lag == LAG_COUNT_LIMIT
+        at_limit = stream.lag == LAG_COUNT_LIMIT
         rows.append(
             [
                 stream.name,
