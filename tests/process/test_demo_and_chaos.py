@@ -1,12 +1,18 @@
 """``demo`` and ``chaos`` as a user runs them."""
 
+import asyncio
+import gc
 import json
 import re
 import socket
 from typing import Any
 
+import pytest
 from processkit import Project
+from rich.console import Console
+from workerbase.devtools.chaos import Plan, run_chaos
 from workerbase.devtools.commands import chaos
+from workerbase.devtools.server import NoServerError, Server
 
 
 def test_the_demo_adds_up_whatever_the_project_has_set(project: Project) -> None:
@@ -41,6 +47,46 @@ def test_the_demo_adds_up_whatever_the_project_has_set(project: Project) -> None
         assert word in shown.stdout
     with socket.socket() as gone:
         assert gone.connect_ex(("127.0.0.1", int(first[2]))) != 0
+
+
+def test_a_long_demo_does_not_take_its_own_failures_for_an_outage(project: Project) -> None:
+    shown = project.run("demo", "--messages", "300")
+    assert shown.returncode == 0, shown.stderr
+    assert "Every message is accounted for." in shown.stdout
+
+
+async def test_chaos_whose_redis_does_not_come_back_says_so_and_leaves_nobody_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts, start = 0, Server.start
+
+    def fails_again(server: Server) -> None:
+        nonlocal starts
+        starts += 1
+        if starts > 1:
+            raise NoServerError("the port is taken")
+        start(server)
+
+    monkeypatch.setattr(Server, "start", fails_again)
+    ran: list[asyncio.subprocess.Process] = []
+    spawn = asyncio.create_subprocess_exec
+
+    async def spawn_and_note(*command: Any, **options: Any) -> asyncio.subprocess.Process:
+        ran.append(await spawn(*command, **options))
+        return ran[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn_and_note)
+    plan = Plan(
+        messages=10_000, jobs=10_000, workers=2, producers=2, kill=0.0, restart=1.0, toxic=0.0,
+        killers=0, lease=1.0, timeout=5.0, seed=1,
+    )  # fmt: skip
+    with pytest.raises(NoServerError, match="the port is taken") as caught:
+        await run_chaos(plan, Console(quiet=True))
+    assert ran
+    assert all(process.returncode is not None for process in ran)
+    # What was cancelled goes now: Python 3.11 may fail to parse a module while it is collected.
+    del caught
+    gc.collect()
 
 
 def test_where_no_server_can_be_had_the_demo_says_what_to_do(project: Project) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.jobs import Job
@@ -347,7 +347,8 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
             await _stop(run.workers)
-        await faults  # raises what kept Redis from coming back
+        if (error := faults.exception()) is not None:  # Redis did not come back; in a group
+            raise cast("BaseException", getattr(error, "exceptions", [error])[0])
         run.report.seconds = round(time.monotonic() - start, 1)
         await run.count()
         await run.redis.aclose(close_connection_pool=True)
