@@ -188,18 +188,6 @@ redis.call('XDEL', KEYS[1], ARGV[1])
 return 1
 """)
 
-# KEYS stream  ARGV id, most
-# Counts the entries behind an id, in pages: it must not hold all of them at once.
-count = Script("""
-local from, count = '(' .. ARGV[1], 0
-repeat
-  local page = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 100)
-  count = count + #page
-  if #page > 0 then from = '(' .. page[#page][1] end
-until #page < 100 or count >= tonumber(ARGV[2])
-return count
-""")
-
 # KEYS stream
 # Removes the entries before the first that some group has not settled. MINID, and not XDEL or
 # MAXLEN: deleting single entries makes XINFO's lag unknown, and MAXLEN takes undelivered ones.
