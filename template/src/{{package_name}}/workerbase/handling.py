@@ -79,8 +79,9 @@ class Handling:
 
     @property
     def note(self) -> str:
-        """Say that the breaker is open, and why; empty if it is not."""
-        return f"the breaker is open: {self._held_for}" if self._breaker.is_open else ""
+        """Say that the breaker is open, without the error's text, which is for the log alone."""
+        held = f"the breaker is open: all messages fail, the last with {self._held_for}"
+        return held if self._breaker.is_open else ""
 
     async def run(self, slot: Slot) -> None:
         """Handle what the buffer gives until cancelled."""
@@ -190,12 +191,13 @@ class Handling:
 
     def _hold(self, head: Head, error: BaseException) -> bool:
         if self._breaker.failed(head.message_id):
-            self._held_for = f"{type(error).__name__}: {text_of(error)}"
+            self._held_for = type(error).__name__
             logger.error(
-                "%d different messages failed in a row, the last with %s. Waiting until one "
+                "%d different messages failed in a row, the last with %s: %s. Waiting until one "
                 "succeeds; no retries are used up meanwhile",
                 self.config.breaker_threshold,
                 self._held_for,
+                text_of(error),
             )
             self.buffer.hold()
             self.settler.monitors.breaker(is_open=True)
