@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any, cast
 from arq.connections import ArqRedis
 from arq.worker import func
 from waiting import until
+from workerbase import wire
 from workerbase.base import BaseArqWorkerSettings
 from workerbase.config import WorkerConfig
 from workerbase.connect import connect
@@ -79,6 +81,11 @@ async def burst(config: WorkerConfig, *functions: Any, **more: Any) -> JobWorker
             await worker.run_due()
             await asyncio.sleep(0.005)
         return worker
+
+
+def read_both(data: bytes) -> object:
+    """The deserializer of a worker that is migrating: what is not pickled is JSON."""
+    return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
 
 
 async def dead_letters(client: ArqRedis, queue: str = QUEUE) -> list[DeadEntry]:

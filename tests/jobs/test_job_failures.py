@@ -14,7 +14,7 @@ from arq.jobs import Job, JobStatus, SerializationError
 from arq.worker import Retry as ArqRetry
 from arq.worker import RetryJob, func
 from click.testing import CliRunner
-from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
+from jobkit import QUEUE, burst, client_of, dead_letters, read_both, settings_of, until, working
 from workerbase import wire
 from workerbase.attempt import Attempt
 from workerbase.cli import make_cli
@@ -285,9 +285,6 @@ async def test_a_retry_does_not_change_arguments_that_have_no_json_form(
     async def job(ctx: Ctx, *args: object) -> None:
         seen.append(args)
         raise ValueError("no")
-
-    def read_both(data: bytes) -> object:
-        return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
 
     arguments = (Order(1), {1: "a"}, (1, 2))
     async with client_of(config) as client:

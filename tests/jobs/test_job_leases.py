@@ -359,7 +359,7 @@ async def test_an_idle_worker_that_was_frozen_does_not_run_what_others_have_run(
 
             await until(has_run)
             frozen.send(signal.SIGCONT)
-            # It is awake again when it runs what only it can, for the other is full.
+            # Time to come to what was sent to it while it was frozen.
             await client.enqueue_job("quick", "Y", _job_id="Y")
             await until(lambda: _is_gone(redis, QUEUE))
             await asyncio.sleep(1.0)

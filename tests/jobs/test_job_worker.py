@@ -11,7 +11,7 @@ from arq.constants import in_progress_key_prefix
 from arq.cron import cron
 from arq.jobs import JobStatus
 from arq.worker import func
-from jobkit import QUEUE, burst, client_of, dead_letters, settings_of, until, working
+from jobkit import QUEUE, burst, client_of, dead_letters, read_both, settings_of, until, working
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from workerbase import wire
@@ -322,10 +322,7 @@ async def test_a_job_is_handed_over_whole_whatever_is_in_it(
     async def job(ctx: Ctx, text: str) -> None:
         seen.append((ctx["job_id"], ctx["job_try"], text))
 
-    def read(data: bytes) -> object:
-        return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
-
-    async with client_of(config) as client, working(config, job, job_deserializer=read):
+    async with client_of(config) as client, working(config, job, job_deserializer=read_both):
         client.job_serializer = write
 
         async def idle() -> int:

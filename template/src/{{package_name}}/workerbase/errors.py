@@ -77,10 +77,10 @@ class TransientError(WorkerError):
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
         super().__init__(*args)
-        if delay is not None and not 0 <= delay <= LONGEST_S:
-            msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_S:g}"
-            raise ValueError(msg)
         if delay is not None:
+            if not 0 <= delay <= LONGEST_S:
+                msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_S:g}"
+                raise ValueError(msg)
             self.delay = delay
 
 

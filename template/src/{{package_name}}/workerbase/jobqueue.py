@@ -206,7 +206,7 @@ class QueueClient(ArqRedis):
             PayloadError: it is larger than `max_payload`.
         """
         new = self.new_job(function, *args, **kwargs)
-        if not await scripts.enqueue(self, new.keys, new.args) and kwargs.get("_job_id"):
+        if new.refused(await scripts.enqueue(self, new.keys, new.args)):
             return None
         return Job(new.job_id, self, new.queue, self.job_deserializer)
 
@@ -237,6 +237,15 @@ class NewJob:
     queue: str
     keys: list[str]
     args: list[RedisArg]
+    named: bool
+    """Whether whoever enqueues it chose the id."""
+
+    def refused(self, added: object) -> bool:
+        """Whether the script's answer means that a job with this id exists.
+
+        Of an id that is new it means that the first answer was lost on the way: the job is there.
+        """
+        return self.named and not added
 
     @classmethod
     def of(
@@ -282,6 +291,7 @@ class NewJob:
             _queue_name,
             [job_key_prefix + job_id, result_key_prefix + job_id, _queue_name],
             [job_id, job, max(expires, 1), due, int(due <= now)],
+            bool(_job_id),
         )
 
 

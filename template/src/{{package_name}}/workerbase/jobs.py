@@ -214,8 +214,8 @@ class JobWorker(JobRunner):
         """Claim and start jobs; return how long to wait before the next claim, if at all."""
         free, most = max(0, self._free()), min(most, BATCH)
         suspects = not any(claim.suspect for claim in self._held.values())
-        idle = self._listening and time.monotonic() > self._idle_until
         asked = time.monotonic()
+        idle = self._listening and asked > self._idle_until
         claims, next_due = await self._queue.claim(
             free, most, aborts=self.allow_abort_jobs, suspects=suspects, idle=idle
         )

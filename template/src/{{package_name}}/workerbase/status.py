@@ -10,12 +10,12 @@ from redis.exceptions import ResponseError
 
 from . import keys, wire
 from .config import WorkerConfig
+from .dlq import SetAside
 from .events import EventRouter
-from .types import RedisClient, StreamName
+from .types import EntryId, RedisClient, StreamName
 
 LAG_COUNT_LIMIT = 2_000
 """Redis 6.2 does not know the lag; undelivered entries are counted up to this many."""
-PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,11 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         oldest = (await redis.execute_command("XPENDING", stream, group))["min"]
     length = int(await redis.execute_command("XLEN", stream))
     lag, last = info.get("lag"), wire.text(info.get("last-delivered-id", b"0-0"))
+    unread = SetAside(redis, stream)  # reads any stream, in pages; bodies must not pile up here
     if lag is None:
-        lag = await _count_unread(redis, stream, last) if info else length
-    unread = await _first_unread(redis, stream, last) if lag else None
+        behind = unread.scan(after=last, most=LAG_COUNT_LIMIT)
+        lag = sum([1 async for _ in behind]) if info else length
+    first = [entry async for entry in unread.scan(after=last, most=1)] if lag else []
     return StreamStatus(
         name=stream,
         length=length,
@@ -130,7 +132,7 @@ async def _stream(redis: RedisClient, stream: StreamName, group: str) -> StreamS
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
         oldest_pending_s=_age(oldest),
-        oldest_unread_s=_age(unread),
+        oldest_unread_s=_age(first[0].entry_id if first else None),
         dlq=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
@@ -150,24 +152,7 @@ async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str
     return {}
 
 
-async def _count_unread(redis: RedisClient, stream: StreamName, last: str) -> int:
-    count = 0
-    while count < LAG_COUNT_LIMIT:
-        # In pages, for the bodies come along; no script, which a replica may refuse.
-        rows = await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", PAGE)
-        count += len(rows)
-        if len(rows) < PAGE:
-            break
-        last = wire.text(rows[-1][0])
-    return count
-
-
-async def _first_unread(redis: RedisClient, stream: StreamName, last: str) -> bytes | None:
-    rows = await redis.execute_command("XRANGE", stream, f"({last}", "+", "COUNT", 1)
-    return rows[0][0] if rows else None
-
-
-def _age(entry_id: bytes | None) -> float | None:
+def _age(entry_id: bytes | EntryId | None) -> float | None:
     """Return how long ago an entry was published."""
     if entry_id is None:
         return None

@@ -203,8 +203,8 @@ def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
     async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
         if target.stream == queue and not entry.is_job:
             return "unreadable"  # as a message it would make a stream where the queue belongs
-        known = target.stream not in router.streams or router.knows(target.stream, entry.event_type)
-        if options["parked"] and not known:
+        mine = options["parked"] and target.stream in router.streams
+        if mine and not router.knows(target.stream, entry.event_type):
             return "unknown"  # it would only be parked again
         if dry_run:
             return target.left(entry, max_replays, loads) or "replayed"

@@ -46,4 +46,4 @@ class ArqAdapter(AppClients):
         kwargs.setdefault("_queue_name", self.config.queue_name)
         job = NewJob.of(function, *args, _max_payload=self.config.max_payload, **kwargs)
         added = scripts.enqueue.run_sync(self.for_threads, job.keys, job.args)
-        return job.job_id if added or not kwargs.get("_job_id") else None
+        return None if job.refused(added) else job.job_id
