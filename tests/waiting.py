@@ -1,4 +1,4 @@
-"""Wait for what is to come true, instead of sleeping."""
+"""Wait for conditions, instead of sleeping."""
 
 import asyncio
 import inspect

@@ -9,15 +9,9 @@ import json
 import time
 from typing import Any
 
-from workerbase import (
-    BaseArqWorkerSettings,
-    Ctx,
-    Event,
-    EventContext,
-    EventRouter,
-    WorkerConfig,
-    task,
-)
+from workerbase import BaseArqWorkerSettings, Ctx, task
+from workerbase.jobs import LeasedJobs, LeasedJobsConfig
+from workerbase.streams import Event, EventContext, EventRouter, Streams, StreamsConfig
 from workerbase.task_utils import get_redis
 
 RELEASE = 0
@@ -63,9 +57,13 @@ async def work(redis: Any, kind: str, number: int, sent: int, seconds: float) ->
     await redis.execute_command("RPUSH", ENDED, record)
 
 
+class Config(StreamsConfig, LeasedJobsConfig):
+    """The settings."""
+
+
 class WorkerSettings(BaseArqWorkerSettings):
     """The worker."""
 
-    config = WorkerConfig.load()
+    config = Config.load()
     functions = (carry,)
-    router = router
+    services = (Streams(router), LeasedJobs())

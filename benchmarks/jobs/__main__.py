@@ -21,6 +21,7 @@ OURS = System("ours", "ours_jobs", about=2000, peer=False)
 TUNED = System("arq tuned", "arq", env={"BENCH_TUNED": "1"})
 SYSTEMS = (
     OURS,
+    System("ours on arq", "ours_jobs", about=500, peer=False, env={"BENCH_ARQ_SERVICE": "1"}),
     System("arq default", "arq", about=300),
     TUNED,
     System("SAQ", "saq"),
@@ -28,9 +29,9 @@ SYSTEMS = (
     System("taskiq-redis", "taskiq"),
     System("docket", "docket", about=500),
     System("dramatiq", "dramatiq"),
-    System("RQ", "rq", about=60, most=20),
+    System("RQ", "rq", about=60, max_concurrency=20),
     System("Huey", "huey"),
-    System("Celery", "celery", about=500, most=20),
+    System("Celery", "celery", about=500, max_concurrency=20),
 )
 NO_OPS = (NO_OP, Load(100))
 PROCESSES = (Load(processes=2), Load(processes=4))

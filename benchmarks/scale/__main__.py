@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 from benchmarks.harness import Metrics
 from benchmarks.report import Results, describe, progress

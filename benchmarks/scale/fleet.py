@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 from pydantic import SecretStr
 from workerbase import WorkerConfig
-from workerbase.delivery.streams import EventPublisher
-from workerbase.devtools.server import Server
+from workerbase.streams import EventPublisher
+from workerbase.testing.redis_server import Server
 
 from benchmarks.harness import SETTLE_S, Bench, Load, Metrics, Records, System
 from benchmarks.systems.ours_streams import Message

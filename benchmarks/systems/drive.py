@@ -6,7 +6,7 @@ for a batch in one go; ``prepare()``, called before anything is sent; and ``sess
 asynchronous context manager around all sending.
 
 Verbs: ``work``; ``fill N`` as fast as it can; ``send N`` one after the other, printing the
-seconds; ``trickle N SECONDS``, one each so many seconds.
+seconds; ``trickle N SECONDS``, one every SECONDS.
 """
 
 import asyncio

@@ -4,16 +4,20 @@
 #   "redis[hiredis]>=5.2,<6", "uvloop>=0.21",
 # ]
 # ///
-"""Ours: the job worker, run as a generated project runs it."""
+"""Ours: jobs under leases, or with BENCH_ARQ_SERVICE under arq's own worker as a service."""
+
+import os
 
 from pydantic import SecretStr
-from workerbase import BaseArqWorkerSettings, Ctx, WorkerConfig
-from workerbase.delivery.arq import ArqAdapter
-from workerbase.runner import run
+from workerbase import BaseArqWorkerSettings, Ctx
+from workerbase.delivery import ArqAdapter
+from workerbase.jobs import LeasedJobs, LeasedJobsConfig
+from workerbase.process.runner import run
+from workerbase.process.settings import resolved_settings
 
 from .work import CONCURRENCY, PAD, REDIS, handle
 
-config = WorkerConfig(redis_dsn=SecretStr(REDIS), max_jobs=CONCURRENCY)
+config = LeasedJobsConfig(redis_dsn=SecretStr(REDIS), max_jobs=CONCURRENCY)
 adapter = ArqAdapter(config)
 
 
@@ -27,6 +31,7 @@ class Settings(BaseArqWorkerSettings):
 
     config = config
     functions = (message,)
+    services = () if os.environ.get("BENCH_ARQ_SERVICE") else (LeasedJobs(),)
 
 
 def session() -> ArqAdapter:
@@ -41,4 +46,4 @@ async def send(sent: int) -> None:
 
 def work() -> None:
     """Run the worker."""
-    run(lambda: Settings)
+    run(resolved_settings(Settings))

@@ -7,13 +7,27 @@
 """Ours: the stream consumer, run as a generated project runs it (the job worker beside it)."""
 
 from pydantic import SecretStr
-from workerbase import BaseArqWorkerSettings, Event, EventContext, EventRouter, WorkerConfig
-from workerbase.delivery.streams import EventPublisher
-from workerbase.runner import run
+from workerbase import BaseArqWorkerSettings
+from workerbase.jobs import LeasedJobs, LeasedJobsConfig
+from workerbase.process.runner import run
+from workerbase.process.settings import resolved_settings
+from workerbase.streams import (
+    Event,
+    EventContext,
+    EventPublisher,
+    EventRouter,
+    Streams,
+    StreamsConfig,
+)
 
 from .work import CONCURRENCY, NAME, PAD, REDIS, handle
 
-config = WorkerConfig(redis_dsn=SecretStr(REDIS), concurrency=CONCURRENCY)
+
+class Config(StreamsConfig, LeasedJobsConfig):
+    """The settings."""
+
+
+config = Config(redis_dsn=SecretStr(REDIS), concurrency=CONCURRENCY)
 router = EventRouter()
 publisher = EventPublisher(config)
 
@@ -35,7 +49,7 @@ class Settings(BaseArqWorkerSettings):
     """The worker."""
 
     config = config
-    router = router
+    services = (Streams(router), LeasedJobs())
 
 
 def session() -> EventPublisher:
@@ -55,4 +69,4 @@ async def send_many(sents: list[int]) -> None:
 
 def work() -> None:
     """Run the worker."""
-    run(lambda: Settings)
+    run(resolved_settings(Settings))

@@ -1,7 +1,8 @@
 """A plugin: everything that tests do at a server's DSN is done as one of the generated users.
 
-``ACL_USER`` says which. The tests look at Redis over the same login, so beside what the file gives
-it that user may send what tests need and the base never sends, and use the keys of tests.
+``ACL_USER`` is its name, and ``ACL_FEATURES`` those of the project. The tests look at Redis over
+the same login, so beside what the file gives it that user may send what tests need and the base
+never sends, and use the keys of tests.
 """
 
 import os
@@ -11,14 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 from aclkit import PASSWORDS, deployed, rendered
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 USER = os.environ["ACL_USER"]
+FEATURES = os.environ["ACL_FEATURES"].split(",")
 OTHER_STREAMS = {"worker": ("work", "quiet"), "publisher": ("users", "pings")}
 FOR_TESTS = {
     "worker": (
         "~record ~begun ~done ~sums +client +config +dbsize +flushall +flushdb +hget +hgetall "
-        "+hincrby +hset +keys +lrange +pubsub +rpush +ttl"
+        "+hincrby +hset +keys +lrange +pubsub +rpush +scard +smembers +ttl"
     ),
     "publisher": (
         "~mail ~mail:idle &mail:wake &mail:wake:* +client +config +dbsize +flushall +keys +pttl "
@@ -30,7 +32,7 @@ FOR_TESTS = {
 def for_tests() -> str:
     """The file, with the streams and the looks of tests."""
     lines: list[str] = []
-    for line in rendered().splitlines():
+    for line in rendered(FEATURES).splitlines():
         if line == "user default off":
             lines.append("user default on nopass ~* &* +@all")
         elif line.startswith(f"user {USER} "):

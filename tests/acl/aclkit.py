@@ -4,20 +4,29 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
+import jinja2
 import redis as sync
-from workerbase.devtools.server import Binary, Server
+from workerbase.testing.redis_server import Binary, Server
 from workerbase.types import SyncRedisClient
 
 TEMPLATE = Path(__file__).parents[2] / "template" / "deploy" / "redis" / "users.conf.jinja"
 PASSWORDS = {"worker": "w0rk 'em #1", "publisher": "p%sh", "admin": "ädmin"}
 
+JOBS_OF_ARQ, JOBS_OF_LEASES = ("streams",), ("streams", "leased_jobs")
+PROJECTS = {"arq": JOBS_OF_ARQ, "leased": JOBS_OF_LEASES, "no-streams": ()}
+"""Features of projects whose users differ: arq's worker or leases, with streams or without."""
 
-def rendered(stream: str = "orders") -> str:
-    return TEMPLATE.read_text("utf-8").replace("{{ stream_name }}", stream)
+
+def rendered(features: Collection[str], stream: str = "orders") -> str:
+    """Return the file of a project with these features."""
+    template = jinja2.Template(
+        TEMPLATE.read_text("utf-8"), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    return template.render(features=features, stream_name=stream)
 
 
 def deployed(folder: Path, text: str) -> Path:

@@ -1,7 +1,7 @@
-"""A pytest plugin that runs arq's own test-suite with our worker in arq's place.
+"""A pytest plugin that runs arq's own test suite with our engine in place of arq's worker.
 
-The suite starts Redis in a container by ``testcontainers``; a local server takes its place. What
-legitimately differs is listed in ``differs.txt`` and must fail.
+The suite starts Redis in a container by ``testcontainers``; a local server takes its place. Tests
+that legitimately differ are listed in ``differs.txt`` and must fail.
 """
 
 import inspect
@@ -12,9 +12,8 @@ from typing import Any, Self
 
 import arq.worker
 import pytest
-from workerbase.devtools.server import Server
-from workerbase.jobs import JobWorker
-from workerbase.retry import RetryPolicy
+from arq_adapter import EngineWorker
+from workerbase.testing.redis_server import Server
 
 
 class RedisContainer:
@@ -39,20 +38,13 @@ class RedisContainer:
         return self._server.port
 
 
-class Engine(JobWorker):
-    """Our worker with its usual policy, but no pause before a retry."""
-
-    def __init__(self, *args: Any, **arguments: Any) -> None:
-        super().__init__(*args, policy=RetryPolicy(base=0.0), **arguments)
-
-
 containers: Any = ModuleType("testcontainers.redis")
 containers.RedisContainer = RedisContainer
 sys.modules["testcontainers"] = ModuleType("testcontainers")
 sys.modules["testcontainers.redis"] = containers
 # arq takes the names of its settings from the signature.
-Engine.__signature__ = inspect.signature(arq.worker.Worker)  # type: ignore[attr-defined]
-arq.worker.Worker = Engine  # type: ignore[misc]
+EngineWorker.__signature__ = inspect.signature(arq.worker.Worker)  # type: ignore[attr-defined]
+arq.worker.Worker = EngineWorker  # type: ignore[misc]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

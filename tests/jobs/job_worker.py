@@ -7,8 +7,9 @@ import signal
 import sys
 
 from workerbase.base import BaseArqWorkerSettings
-from workerbase.config import WorkerConfig
-from workerbase.runner import run
+from workerbase.jobs import LeasedJobs, LeasedJobsConfig
+from workerbase.process.runner import run
+from workerbase.process.settings import resolved_settings
 from workerbase.task_utils import get_redis
 from workerbase.types import Ctx
 
@@ -46,12 +47,13 @@ def load() -> type[BaseArqWorkerSettings]:
     logging.basicConfig(level="INFO")
 
     class Settings(BaseArqWorkerSettings):
-        config = WorkerConfig.load()
+        config = LeasedJobsConfig.load()
         functions = (quick, slow, kill, stubborn)
+        services = (LeasedJobs(),)
         keep_result = 60
 
     return Settings
 
 
 if __name__ == "__main__":
-    sys.exit(run(load))
+    sys.exit(run(resolved_settings(load())))

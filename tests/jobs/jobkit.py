@@ -15,51 +15,74 @@ from typing import Any, cast
 from arq.connections import ArqRedis
 from arq.worker import func
 from waiting import until
-from workerbase import wire
 from workerbase.base import BaseArqWorkerSettings
-from workerbase.config import WorkerConfig
-from workerbase.connect import connect
-from workerbase.dlq import DeadEntry, SetAside
-from workerbase.jobqueue import QueueClient
-from workerbase.jobs import JobWorker
-from workerbase.link import RedisLink
+from workerbase.broker import codec
+from workerbase.broker.client import connect
+from workerbase.broker.enqueue import QueueClient
+from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterQueue
+from workerbase.jobs import LeasedJobs
+from workerbase.jobs.engine import JobEngine
+from workerbase.jobs.leases import JobLeases
+from workerbase.jobs.queue import JobQueue
+from workerbase.process.service import WorkerContext
+from workerbase.process.settings import resolved_settings
 from workerbase.types import RedisClient
+from workerconfig import Config
 
 QUEUE = "arq:queue"
 BASE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
 
 
 @contextlib.asynccontextmanager
-async def client_of(config: WorkerConfig) -> AsyncIterator[QueueClient]:
-    client = connect(config.location, config.queue_name)
+async def client_of(config: Config) -> AsyncIterator[QueueClient]:
+    client = connect(config.dsn, config.queue_name)
     try:
         yield client
     finally:
         await client.aclose(close_connection_pool=True)
 
 
-def settings_of(config: WorkerConfig, *functions: Any, **more: Any) -> type[BaseArqWorkerSettings]:
+def settings_of(config: Config, *functions: Any, **more: Any) -> type[BaseArqWorkerSettings]:
     """Make settings; local functions go by their short names."""
     named = [func(f, name=f.__name__) if inspect.isfunction(f) else f for f in functions]
-    members = {"config": config, "functions": named, **more}
+    members = {"config": config, "functions": named, "services": (LeasedJobs(),), **more}
     return type("Settings", (BaseArqWorkerSettings,), members)
+
+
+def context_of(client: QueueClient, config: Config, *functions: Any, **more: Any) -> WorkerContext:
+    """Make the context of a worker as the runner does."""
+    settings = resolved_settings(settings_of(config, *functions, **more))
+    worker = WorkerContext(
+        settings=settings,
+        ctx={**settings.ctx, "redis": client},
+        redis=client,
+        retry_policy=settings.retry_policy,
+        runs_services=True,
+    )
+    worker.ctx["worker"] = worker
+    return worker
+
+
+async def service_of(worker: WorkerContext) -> LeasedJobs:
+    """Start the service of a worker, without serving yet."""
+    service = LeasedJobs()
+    await service.startup(worker)
+    return service
 
 
 @contextlib.asynccontextmanager
 async def working(
-    config: WorkerConfig, *functions: Any, drain: float = 2.0, **more: Any
-) -> AsyncIterator[JobWorker]:
+    config: Config, *functions: Any, drain: float = 2.0, **more: Any
+) -> AsyncIterator[JobEngine]:
     """Run a worker beside the test; it drains at the end."""
     async with client_of(config) as client:
-        link = RedisLink()
-        worker = JobWorker.of(settings_of(config, *functions, **more), client, {}, link)
-        worker.ctx["redis"] = client
+        service = await service_of(context_of(client, config, *functions, **more))
         stop = asyncio.Event()
-        running = asyncio.create_task(worker.serve(stop, drain))
+        running = asyncio.create_task(service.serve(stop, drain))
         listening = f"{config.queue_name}:wake"
         try:
             await until(lambda: running.done() or _listens(client, listening))
-            yield worker
+            yield service.engine
         finally:
             stop.set()
             await running
@@ -73,23 +96,48 @@ async def _listens(client: QueueClient, channel: str) -> bool:
     return found[1] > 0
 
 
-async def burst(config: WorkerConfig, *functions: Any, **more: Any) -> JobWorker:
+async def burst(config: Config, *functions: Any, **more: Any) -> JobEngine:
     """Run what is due, retries too, until the queue is empty."""
     async with client_of(config) as client:
-        worker = JobWorker.of(settings_of(config, *functions, **more), client, {}, RedisLink())
+        service = await service_of(context_of(client, config, *functions, **more))
         while await client.zcard(config.queue_name):
-            await worker.run_due()
+            await service.run_pending()
             await asyncio.sleep(0.005)
-        return worker
+        return service.engine
+
+
+def queue_of(client: object, worker: str, lease_timeout: float = 15.0) -> JobQueue:
+    """The queue as a worker of this name sees it."""
+    leases = leases_of(client, worker, lease_timeout)
+    return JobQueue(leases.redis, QUEUE, worker, leases.lease_ms)
+
+
+def leases_of(client: object, worker: str, lease_timeout: float = 15.0) -> JobLeases:
+    """The leases of a worker of this name."""
+    return JobLeases(cast("RedisClient", client), QUEUE, worker, lease_timeout)
+
+
+def look_ahead(worker: JobEngine) -> None:
+    """Let the worker prefetch, as if its jobs were quick."""
+    worker.prefetched._mean_s = 1e-4
+    worker.prefetched._wake_reader()
+
+
+def held_by(worker: JobEngine) -> dict[str, Any]:
+    """The claims that a worker holds, by job id."""
+    return worker.held.by_source[QUEUE]
 
 
 def read_both(data: bytes) -> object:
     """The deserializer of a worker that is migrating: what is not pickled is JSON."""
-    return pickle.loads(data) if data.startswith(b"\x80") else wire.loads(data)
+    return pickle.loads(data) if data.startswith(b"\x80") else codec.loads(data)
 
 
-async def dead_letters(client: ArqRedis, queue: str = QUEUE) -> list[DeadEntry]:
-    return [entry async for entry in SetAside.dlq(cast("RedisClient", client), queue).scan()]
+async def dead_letters(client: ArqRedis, queue: str = QUEUE) -> list[DeadLetterEntry]:
+    return [
+        entry
+        async for entry in DeadLetterQueue.of_source(cast("RedisClient", client), queue).scan()
+    ]
 
 
 async def calls(client: ArqRedis) -> dict[str, int]:
@@ -101,7 +149,7 @@ async def calls(client: ArqRedis) -> dict[str, int]:
 class Process:
     """A worker in a process of its own: `job_worker.py`."""
 
-    def __init__(self, config: WorkerConfig, log: Path, **environment: object) -> None:
+    def __init__(self, config: Config, log: Path, **environment: object) -> None:
         known = {
             f"WORKER_{name.upper()}": str(getattr(config, name))
             for name in (
@@ -150,7 +198,7 @@ class Process:
 
 
 @contextlib.contextmanager
-def processes(config: WorkerConfig, folder: Path) -> Iterator[Callable[..., Process]]:
+def processes(config: Config, folder: Path) -> Iterator[Callable[..., Process]]:
     """Start workers with the function that this yields; all are gone at the end."""
     started: list[Process] = []
 

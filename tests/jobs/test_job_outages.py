@@ -1,4 +1,4 @@
-"""Stops and outages: nothing is lost, nothing is done twice without need, the exit is 0."""
+"""Stops and outages: nothing is lost, nothing is done twice without need, the exit code is 0."""
 
 import asyncio
 import json
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobkit import QUEUE, Process, client_of, processes, ran, until, working
+from jobkit import QUEUE, Process, client_of, look_ahead, processes, ran, until, working
 from servers import free_port
-from workerbase.config import WorkerConfig
-from workerbase.connect import OUTAGE_ERRORS
-from workerbase.devtools.server import Server
+from workerbase.broker.redis_errors import OUTAGE_ERRORS
+from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx
+from workerconfig import Config
 
-ConfigFor = Callable[..., WorkerConfig]
+ConfigFor = Callable[..., Config]
 
 
 async def _said(client: Any, *words: str) -> bool:
     return set(words) <= set(await ran(client))
 
 
-async def test_a_stop_lets_running_jobs_finish_and_hands_the_rest_back(
+async def test_a_stop_lets_running_jobs_finish_and_releases_the_rest(
     server: Server, config_for: ConfigFor, tmp_path: Path
 ) -> None:
     config = config_for(server, max_jobs=2, lease_timeout=15)
@@ -47,7 +47,7 @@ async def test_a_stop_lets_running_jobs_finish_and_hands_the_rest_back(
         assert not worker.health_file.exists()
 
 
-async def test_what_outlives_the_grace_period_is_handed_back_at_once_and_uncounted(
+async def test_a_job_that_outlives_the_drain_is_released_at_once_and_uncounted(
     server: Server, config_for: ConfigFor, tmp_path: Path
 ) -> None:
     config = config_for(server, lease_timeout=60)
@@ -59,14 +59,14 @@ async def test_what_outlives_the_grace_period_is_handed_back_at_once_and_uncount
             worker.send(signal.SIGTERM)
             assert await worker.exit() == 0
         assert await client.get("arq:retry:a") == b"0"
-        tries: list[object] = []
+        attempts: list[object] = []
 
         async def slow(ctx: Ctx, name: str, seconds: float) -> None:
-            tries.append(ctx["job_try"])
+            attempts.append(ctx["job_try"])
 
         async with working(config, slow):
-            await until(lambda: tries, 5)  # although the lease is a minute long
-        assert tries == [1]
+            await until(lambda: attempts, 5)  # although the lease is a minute long
+        assert attempts == [1]
 
 
 async def test_a_job_that_ignores_its_cancellation_does_not_hang_the_exit(
@@ -80,13 +80,13 @@ async def test_a_job_that_ignores_its_cancellation_does_not_hang_the_exit(
             await until(lambda: _said(client, "began stubborn"))
             worker.send(signal.SIGTERM)
             assert await worker.exit(30) == 0
-            assert "left behind" in worker.said()
+            assert "ignored cancellation" in worker.said()
             assert not worker.health_file.exists()
-        assert await client.zrange(QUEUE, 0, -1) == [b"stubborn"]  # its lease runs out
+        assert await client.zrange(QUEUE, 0, -1) == [b"stubborn"]  # its lease ends
 
 
 def _ready(worker: Process) -> bool | None:
-    """What the health file says of Redis; None where there is no file yet."""
+    """What the health file reports of Redis; None where there is no file yet."""
     try:
         return bool(json.loads(worker.health_file.read_text())["redis"])
     except OSError:
@@ -138,7 +138,7 @@ async def test_an_outage_of_redis_only_delays(
         assert await worker.exit() == 0
 
 
-async def test_a_stop_during_an_outage_ends_in_time_although_jobs_wait_to_be_handed_back(
+async def test_a_stop_during_an_outage_ends_in_time_although_jobs_wait_to_be_released(
     own_server: Server, config_for: ConfigFor
 ) -> None:
     go = asyncio.Event()
@@ -150,12 +150,11 @@ async def test_a_stop_during_an_outage_ends_in_time_although_jobs_wait_to_be_han
     async with client_of(config) as client:
         await client.enqueue_job("hold")
         async with working(config, hold, drain=0.1) as worker:
-            await until(lambda: worker.job_tasks)
+            await until(lambda: worker.executor.running)
             for _ in range(50):
                 await client.enqueue_job("hold")
-            worker._buffer._mean_s = 1e-4
-            worker._buffer._wake_reader()
-            await until(lambda: len(worker._buffer) == 50)
+            look_ahead(worker)
+            await until(lambda: len(worker.prefetched) == 50)
             own_server.kill()
             stopped = time.monotonic()
         assert time.monotonic() - stopped < 10
@@ -236,7 +235,7 @@ async def test_a_failover_by_sentinel_only_delays(
         async with client_of(config) as client, working(config, job) as worker:
             await client.enqueue_job("job", 1)
             await until(lambda: ran_[1])
-            await until(lambda: not worker.tasks)
+            await until(lambda: not worker.intake.tasks)
             sentinels.primary.kill()
 
             async def enqueued() -> bool:
@@ -248,5 +247,4 @@ async def test_a_failover_by_sentinel_only_delays(
 
             await until(enqueued, 30)
             await until(lambda: ran_[2], 5)
-            link = worker._link
-            await until(lambda: link.up)
+            await until(lambda: worker.intake.worker.availability.up)

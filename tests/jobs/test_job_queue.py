@@ -1,4 +1,4 @@
-"""The verbs of the queue, in any order, with a crash between any two of them.
+"""The steps of the queue, in any order, with a crash between any two of them.
 
 After each step every job must be in exactly one place: it waits, is held, is dead, or is done.
 """
@@ -21,17 +21,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from workerbase import keys, wire
-from workerbase.config import WorkerConfig
-from workerbase.connect import connect
-from workerbase.devtools.server import Server
-from workerbase.jobqueue import Claim, Ended, JobQueue, replay
+from jobkit import QUEUE, leases_of, queue_of
+from workerbase.broker import codec, keys
+from workerbase.broker.client import connect
+from workerbase.broker.queue_scripts import replay_job
+from workerbase.jobs.queue import Claim, FinishedJob, JobQueue
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
-QUEUE = "arq:queue"
 IDLE = QUEUE + ":idle"
 WORKERS = ("w0", "w1", "w2")
 IDS = ("a", "b", "c", "d")
+LEASE_S = 100.0
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Model:
     place: str = "nowhere"
     """waits, held, lapsed (its worker died), dead, done or nowhere."""
     owner: str = ""
-    tries: int = 0
+    attempts: int = 0
     result: bool = False
     crashed: bool = False
     abort: bool = False
@@ -53,12 +55,12 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        config = WorkerConfig.model_validate({"redis_dsn": self.server.dsn})
-        self.client = connect(config.location)
+        config = Config.model_validate({"redis_dsn": self.server.dsn})
+        self.client = connect(config.dsn)
         self.raw = sync_redis.Redis(port=self.server.port)
         self.raw.flushall()
-        redis = cast("RedisClient", self.client)
-        self.queues = {name: JobQueue(redis, QUEUE, name, 100.0) for name in WORKERS}
+        self.queues = {name: queue_of(self.client, name, LEASE_S) for name in WORKERS}
+        self.leases = {name: leases_of(self.client, name, LEASE_S) for name in WORKERS}
         self.jobs = {job_id: Model() for job_id in IDS}
         self.dead: list[str] = []
         self.listening: dict[str, Any] = {}
@@ -90,7 +92,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.is_handed_over(job_id)
 
     def is_handed_over(self, job_id: str) -> None:
-        """An idle worker that listens is given the job; such as do not listen are forgotten."""
+        """An idle worker that listens is handed the job; those that do not listen are skipped."""
         able = self.idle & self.listening.keys()
         owner = (self.raw.get("arq:in-progress:" + job_id) or b"").decode()
         self.idle = {name.decode().partition(" ")[0] for name in self.raw.smembers(IDLE)}
@@ -100,9 +102,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         assert owner in able - self.idle
         assert not self.idle & self.listening.keys() - able
-        claim = Claim.handed_over(self.message_to(owner))
+        claim = Claim.from_hand_over(QUEUE, self.message_to(owner))
         assert (claim.job_id, claim.job) == (job_id, self.raw.get("arq:job:" + job_id))
-        assert (claim.job_try, claim.crashed, claim.aborted) == (1, False, False)
+        assert (claim.attempt, claim.crashed, claim.aborted) == (1, False, False)
         self.jobs[job_id] = Model("held", owner, 1)
 
     def message_to(self, worker: str) -> bytes:
@@ -120,23 +122,23 @@ class QueueMachine(RuleBasedStateMachine):
             assert pubsub.get_message(timeout=5)["type"] == "subscribe"
 
     @rule(worker=st.sampled_from(WORKERS), keep=st.sets(st.sampled_from(IDS)))
-    def hand_back(self, worker: str, keep: set[str]) -> None:
+    def release_all(self, worker: str, keep: set[str]) -> None:
         mine = set(self.held_by(worker)) - keep
-        assert self.wait(self.queues[worker].hand_back(keep)) == len(mine)
+        assert self.wait(self.leases[worker].release_all(keep)) == len(mine)
         self.idle.discard(worker)
         for job_id in mine:
-            tries = self.jobs[job_id].tries - 1
-            self.jobs[job_id] = Model("waits", tries=tries, abort=self.jobs[job_id].abort)
+            attempts = self.jobs[job_id].attempts - 1
+            self.jobs[job_id] = Model("waits", attempts=attempts, abort=self.jobs[job_id].abort)
 
-    @rule(worker=st.sampled_from(WORKERS), most=st.integers(1, 4), free=st.integers(0, 4),
+    @rule(worker=st.sampled_from(WORKERS), limit=st.integers(1, 4), free=st.integers(0, 4),
           suspects=st.booleans(), aborts=st.booleans(), idle=st.booleans())  # fmt: skip
     def claim(
-        self, *, worker: str, most: int, free: int, suspects: bool, aborts: bool, idle: bool
+        self, *, worker: str, limit: int, free: int, suspects: bool, aborts: bool, idle: bool
     ) -> None:
         claims, next_due = self.wait(
-            self.queues[worker].claim(free, most, aborts=aborts, suspects=suspects, idle=idle)
+            self.queues[worker].claim(free, limit, aborts=aborts, suspects=suspects, idle=idle)
         )
-        assert len(claims) <= most
+        assert len(claims) <= limit
         if len(claims) >= free:
             self.idle.discard(worker)
         elif idle:
@@ -147,18 +149,18 @@ class QueueMachine(RuleBasedStateMachine):
         for number, claim in enumerate(claims):
             model = self.jobs[claim.job_id]
             assert model.place in ("waits", "lapsed")
-            assert claim.job_try == model.tries + 1
+            assert claim.attempt == model.attempts + 1
             assert claim.crashed == model.crashed
-            assert claim.job_try == 1 or number < free
+            assert claim.attempt == 1 or number < free
             assert claim.aborted == (aborts and model.abort)
             suspected += claim.suspect
-            model.place, model.owner, model.tries = "held", worker, claim.job_try
+            model.place, model.owner, model.attempts = "held", worker, claim.attempt
             model.crashed = False
             model.abort = model.abort and not aborts
         assert suspected <= suspects
         left = [m for m in self.jobs.values() if m.place in ("waits", "lapsed")]
-        startable = [m for m in left if m.tries == 0]
-        if len(claims) < most and startable:
+        startable = [m for m in left if m.attempts == 0]
+        if len(claims) < limit and startable:
             assert next_due is not None  # only behind one that waits for a slot
             assert next_due <= 0
         if not any(m.place in ("waits", "lapsed", "held") for m in self.jobs.values()):
@@ -170,7 +172,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def renew(self, worker: str) -> None:
         mine = self.held_by(worker)
-        assert sorted(self.wait(self.queues[worker].renew(IDS))) == sorted(set(IDS) - set(mine))
+        assert sorted(self.wait(self.leases[worker].renew(IDS))) == sorted(set(IDS) - set(mine))
         for job_id in mine:
             assert self.raw.zscore(QUEUE, job_id) > (time.time() + 60) * 1000
             assert self.raw.pttl("arq:in-progress:" + job_id) > 60_000
@@ -178,7 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(m.place == "held" for m in self.jobs.values()))
     @rule(data=st.data())
     def lease_ends(self, data: st.DataObject) -> None:
-        """Its worker died, and the time went by."""
+        """Its worker died, and time passed."""
         job_id = data.draw(st.sampled_from([j for j, m in self.jobs.items() if m.place == "held"]))
         score = self.raw.zscore(QUEUE, job_id)
         self.raw.delete("arq:in-progress:" + job_id)
@@ -190,9 +192,11 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self, worker: str, job_ids: list[str], keep: int | None) -> None:
         if not job_ids:
             return
-        result = None if keep is None else wire.dumps({"r": 1})
-        lost = self.wait(self.queues[worker].finish([Ended(j, result, keep or 0) for j in job_ids]))
-        # Whoever ended a job whose lease is over, and that nobody claimed again, has ended it.
+        result = None if keep is None else codec.dumps({"r": 1})
+        lost = self.wait(
+            self.queues[worker].finish([FinishedJob(j, result, keep or 0) for j in job_ids])
+        )
+        # A job whose lease has ended, and that nobody claimed again, may still be finished.
         mine = self.held_by(worker) + [j for j, m in self.jobs.items() if m.place == "lapsed"]
         assert sorted(lost) == sorted(set(job_ids) - set(mine))
         for job_id in set(job_ids) & set(mine):
@@ -203,22 +207,22 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), job_id=st.sampled_from(IDS), uncounted=st.booleans(),
           rewrite=st.booleans())  # fmt: skip
     def release(self, worker: str, job_id: str, uncounted: bool, rewrite: bool) -> None:
-        job = wire.dumps({"t": 1, "f": "new", "a": [], "k": {}, "et": 1}) if rewrite else b""
-        released = self.wait(self.queues[worker].release(job_id, 0.0, job=job, uncounted=uncounted))
+        job = codec.dumps({"t": 1, "f": "new", "a": [], "k": {}, "et": 1}) if rewrite else b""
+        released = self.wait(self.leases[worker].release(job_id, 0.0, job=job, uncounted=uncounted))
         model = self.jobs[job_id]
         assert released == (job_id in self.held_by(worker))
         if released:
             model.place, model.crashed = "waits", False
-            model.tries -= uncounted
+            model.attempts -= uncounted
             assert not rewrite or self.raw.get("arq:job:" + job_id) == job
             assert self.raw.pttl("arq:job:" + job_id) > 0
 
     @rule(worker=st.sampled_from(WORKERS), job_id=st.sampled_from(IDS),
           bound=st.sampled_from([2, 100]))  # fmt: skip
-    def bury(self, worker: str, job_id: str, bound: int) -> None:
+    def dead_letter(self, worker: str, job_id: str, bound: int) -> None:
         letter = [b"_id", job_id.encode()]
-        ended = Ended(job_id, None, 0)
-        dropped = self.wait(self.queues[worker].bury(ended, letter, bound))
+        ended = FinishedJob(job_id, None, 0)
+        dropped = self.wait(self.queues[worker].dead_letter(ended, letter, bound))
         if job_id not in self.held_by(worker):
             assert dropped == -1
             return
@@ -233,14 +237,25 @@ class QueueMachine(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.dead) - 1))
         entry_id, fields = self.raw.xrange(keys.dlq(QUEUE))[index]
         job_id = fields[b"_id"].decode()
-        job = wire.dumps({"t": 1, "f": "any", "a": [], "k": {}, "et": 1})
-        redis = cast("RedisClient", self.client)
-        answer = self.wait(replay(redis, QUEUE, entry_id.decode(), job_id, job))
+        job = codec.dumps({"t": 1, "f": "any", "a": [], "k": {}, "et": 1})
+
+        def replay() -> str:
+            work = replay_job(
+                cast("RedisClient", self.client),
+                queue=QUEUE,
+                entry_id=entry_id.decode(),
+                job_id=job_id,
+                job=job,
+                expires_ms=60_000,
+                due_ms=int(time.time() * 1000),
+            )
+            return cast("str", self.wait(work))
+
         if self.jobs[job_id].place in ("waits", "held", "lapsed"):
-            assert answer == -1
+            assert replay() == "exists"
             return
-        assert answer == 1
-        assert self.wait(replay(redis, QUEUE, entry_id.decode(), job_id, job)) == 0
+        assert replay() == "replayed"
+        assert replay() == "gone"
         del self.dead[index]
         self.jobs[job_id] = Model("waits")
 
@@ -258,7 +273,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job_id in queued) == lives, model
             assert bool(self.raw.exists("arq:job:" + job_id)) == lives, model
             assert (owner or b"").decode() == (model.owner if model.place == "held" else ""), model
-            assert int(self.raw.get("arq:retry:" + job_id) or 0) == (model.tries if lives else 0)
+            assert int(self.raw.get("arq:retry:" + job_id) or 0) == (model.attempts if lives else 0)
             assert bool(self.raw.exists("arq:result:" + job_id)) == model.result, model
         letters = [fields[b"_id"].decode() for _, fields in self.raw.xrange(keys.dlq(QUEUE))]
         assert letters == self.dead
@@ -279,7 +294,7 @@ def test_each_job_is_in_exactly_one_place_whatever_happens(server: Server) -> No
 
 @pytest.fixture
 def queue(client: RedisClient) -> JobQueue:
-    return JobQueue(client, QUEUE, "worker", 15.0)
+    return queue_of(client, "worker")
 
 
 async def test_a_job_that_expires_while_it_waits_is_claimed_without_its_body(
@@ -287,7 +302,7 @@ async def test_a_job_that_expires_while_it_waits_is_claimed_without_its_body(
 ) -> None:
     await client.execute_command("ZADD", QUEUE, 1, "gone")
     (claim,), _ = await queue.claim(1, 1)
-    assert (claim.job_id, claim.job, claim.job_try) == ("gone", None, 1)
+    assert (claim.job_id, claim.job, claim.attempt) == ("gone", None, 1)
 
 
 async def test_a_job_that_expires_while_it_runs_is_not_brought_back_by_a_retry(
@@ -295,11 +310,13 @@ async def test_a_job_that_expires_while_it_runs_is_not_brought_back_by_a_retry(
 ) -> None:
     await client.execute_command("ZADD", QUEUE, 1, "gone")
     await queue.claim(1, 1)
-    assert await queue.release("gone", job=b"{}")
+    assert await leases_of(client, "worker").release("gone", job=b"{}")
     assert await client.execute_command("EXISTS", "arq:job:gone") == 0
 
 
-async def test_a_claim_says_when_the_next_job_is_due(queue: JobQueue, client: RedisClient) -> None:
+async def test_a_claim_returns_when_the_next_job_is_due(
+    queue: JobQueue, client: RedisClient
+) -> None:
     now = time.time() * 1000
     await client.execute_command("ZADD", QUEUE, 1, "a", 2, "b", now + 5_000, "later")
     claims, next_due = await queue.claim(1, 2)
@@ -310,7 +327,7 @@ async def test_a_claim_says_when_the_next_job_is_due(queue: JobQueue, client: Re
     assert next_due == pytest.approx(5.0, abs=0.5)
     await client.execute_command("ZREM", QUEUE, "later")
     _, next_due = await queue.claim(1, 2)
-    assert next_due == pytest.approx(queue.lease_seconds, abs=0.5)  # the end of the two leases
+    assert next_due == pytest.approx(queue.lease_ms / 1000, abs=0.5)  # the end of the two leases
 
 
 async def test_a_lease_that_has_not_quite_ended_is_waited_for(
@@ -327,27 +344,29 @@ async def test_a_lease_that_has_not_quite_ended_is_waited_for(
     assert score == pytest.approx(time.time() * 1000 + 3_000, abs=500)
 
 
-async def test_a_finished_job_may_keep_its_id_from_plain_arqs_workers_for_a_while(
+async def test_a_finished_job_may_keep_its_id_taken_for_a_while(
     queue: JobQueue, client: RedisClient
 ) -> None:
     await client.execute_command("ZADD", QUEUE, 1, "tick")
     await queue.claim(1, 1)
-    await queue.finish([Ended("tick", None, 0, stay_ms=60_000)])
+    await queue.finish([FinishedJob("tick", None, 0, in_progress_ttl_ms=60_000)])
     ttl = await client.execute_command("PTTL", "arq:in-progress:tick")
     assert 50_000 < ttl <= 60_000
 
 
-async def test_a_claim_passes_by_thousands_that_others_hold(
+async def test_a_claim_skips_thousands_that_others_hold(
     queue: JobQueue, client: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = JobQueue(client, QUEUE, "other", 15.0)
+    other = queue_of(client, "other")
     many = [argument for number in range(4_200) for argument in (1, f"job {number}")]
     for first in range(0, len(many), 2_000):
         await client.execute_command("ZADD", QUEUE, *many[first : first + 2_000])
     while (await other.claim(1_000, 1_000))[0]:
         pass
     # To a clock that is ahead by more than a lease all of them look due.
-    monkeypatch.setattr("workerbase.jobqueue.timestamp_ms", lambda: int((time.time() + 20) * 1000))
+    monkeypatch.setattr(
+        "workerbase.jobs.queue.timestamp_ms", lambda: int((time.time() + 20) * 1000)
+    )
     claims, next_due = await queue.claim(1, 1)
     assert claims == []
     assert next_due is not None
@@ -359,5 +378,17 @@ async def test_the_first_result_of_a_job_stays(queue: JobQueue, client: RedisCli
         await client.execute_command("SET", "arq:result:job", "good")
         await client.execute_command("ZADD", QUEUE, 1, "job")
         await queue.claim(1, 1)
-        assert await queue.finish([Ended("job", b"expired", keep_ms)]) == []
+        assert await queue.finish([FinishedJob("job", b"expired", keep_ms)]) == []
         assert await client.execute_command("GET", "arq:result:job") == b"good"
+
+
+async def test_a_worker_is_listed_as_idle_until_its_slots_are_full(
+    queue: JobQueue, client: RedisClient
+) -> None:
+    await queue.claim(2, 2, idle=True)
+    assert await client.execute_command("SCARD", IDLE) == 1
+    await client.execute_command("ZADD", QUEUE, 1, "a", 1, "b", 1, "c")
+    await queue.claim(2, 1)
+    assert await client.execute_command("SCARD", IDLE) == 1  # one slot is free
+    await queue.claim(1, 1)
+    assert await client.execute_command("SCARD", IDLE) == 0

@@ -1,9 +1,9 @@
 """Change the base in one place at a time, and see that a test notices.
 
-Tools that make mutants by themselves do not reach the Lua in `scripts.py`, so ours are written
-down, in the TOML files beside this one: what is replaced, by what, and the tests that ought to
-fail. A text that is no longer found exactly once in the base is an error, and so are tests that
-fail without any change; a mutant that changes nothing is listed as ``equivalent``, with the reason.
+Tools that generate mutants do not reach the Lua scripts, so ours are written down, in the TOML
+files beside this one: what is replaced, by what, and the tests that must fail. A text that is not
+found exactly once in the base is an error, and so are tests that fail without any change; a mutant
+that changes nothing is listed as ``equivalent``, with the reason.
 ``nox -s mutants`` runs all of it, ``nox -s mutants -- -k claim`` those with "claim" in their names.
 """
 
@@ -35,7 +35,7 @@ NEEDED = ("pyproject.toml", "tests", str(BASE))
 PRELOADED = ("arq.worker", "click.testing", "copier", "hypothesis.stateful", "pydantic_settings")
 """Imported once, for all tests together; most of a short test's time goes there."""
 TEST_TIMEOUT_S = 60
-"""A test that hangs so long has noticed."""
+"""A test that hangs for this long, in seconds, has noticed the mutant."""
 RUN_TIMEOUT_S = 600
 RAN = 100
 """Added to pytest's exit code: Python's own for an error is pytest's for a test that failed."""
@@ -55,7 +55,7 @@ class Mutant:
     """Why it changes nothing that anybody could notice; it is not run then."""
 
     def place(self, base: Path) -> Path:
-        """Return the module that it changes.
+        """Return the module or script that it changes.
 
         Raises:
             LookupError: its text is not in the base, or more than once.
@@ -70,7 +70,8 @@ class Mutant:
 
 @functools.cache
 def _texts(base: Path) -> dict[Path, str]:
-    return {path: path.read_text() for path in base.rglob("*.py")}
+    files = (path for path in base.rglob("*") if path.suffix in (".py", ".lua"))
+    return {path: path.read_text() for path in files}
 
 
 def mutants() -> Iterator[Mutant]:

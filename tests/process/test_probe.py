@@ -1,4 +1,4 @@
-"""The probe: what it believes, what it imports, what it says."""
+"""The probe: what it accepts, what it imports, what it reports."""
 
 import json
 import os
@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from processkit import BASE
-from workerbase import probe
-from workerbase.health import Heartbeat, Vitals
-from workerbase.link import RedisLink
+from workerbase.broker.availability import RedisAvailability
+from workerbase.engine.vitals import Vitals
+from workerbase.process import probe
+from workerbase.process.heartbeat import Heartbeat
 
-PROBE = str(BASE / "workerbase" / "probe.py")
+PROBE = str(Path(probe.__file__))
 
 
 def run_probe(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -29,15 +29,15 @@ def run_probe(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A heartbeat of this process, ready and connected."""
-    link = RedisLink()
-    link.ok()
-    heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0, link)
+    availability = RedisAvailability()
+    availability.record_success()
+    heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0, availability)
     heartbeat.state = "ready"
     heartbeat.beat()
     return heartbeat.path
 
 
-def doctor(path: Path, **changes: object) -> None:
+def change(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -55,7 +55,7 @@ def test_the_path_comes_from_the_environment_and_live_is_the_default(path: Path)
 
 
 @pytest.mark.parametrize("arguments", [("lively",), ("live", "a", "b"), ("--help",)])
-def test_a_wrong_call_is_told_the_usage(arguments: tuple[str, ...]) -> None:
+def test_a_wrong_call_prints_the_usage(arguments: tuple[str, ...]) -> None:
     found = run_probe(*arguments)
     assert (found.returncode, found.stdout) == (2, "usage: probe.py [live|ready] [path]\n")
 
@@ -69,14 +69,14 @@ def test_a_wrong_call_is_told_the_usage(arguments: tuple[str, ...]) -> None:
         (("lively",), (2, "usage: probe.py [live|ready] [path]")),
     ],
 )
-def test_it_answers_by_its_exit_code(
+def test_the_exit_code_is_the_answer(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     answer: tuple[int, str],
 ) -> None:
-    doctor(path, state="starting")
+    change(path, state="starting")
     monkeypatch.setenv("WORKER_HEALTH_FILE", str(path))
     assert (probe.main(["probe.py", *arguments]), capsys.readouterr().out.rstrip()) == answer
 
@@ -136,17 +136,17 @@ def test_it_imports_nothing_but_a_little_of_the_standard_library() -> None:
         ),
     ],
 )
-def test_it_says_what_is_wrong(
+def test_it_reports_what_is_wrong(
     path: Path, changes: dict[str, object], ready: bool, problem: str
 ) -> None:
-    doctor(path, **changes)
+    change(path, **changes)
     assert problem in probe.check(str(path), ready=ready)
     assert (probe.check(str(path), ready=False) == "") is ready
 
 
 def test_what_will_be_late_is_not_late_yet(path: Path) -> None:
     soon = time.monotonic() + 100
-    doctor(path, stalled_at=soon, stalled="the consumer", overdue_at=soon, overdue="job 7")
+    change(path, stalled_at=soon, stalled="the consumer", overdue_at=soon, overdue="job 7")
     assert probe.check(str(path), ready=True) == ""
 
 
@@ -155,20 +155,24 @@ def test_what_will_be_late_is_not_late_yet(path: Path) -> None:
     [
         ("", "cannot be read"),
         ("{", "cannot be read"),
-        ("{}", "is not one of ours"),
-        ("[]", "is not one of ours"),
+        ("{}", "is not a heartbeat of this base"),
+        ("[]", "is not a heartbeat of this base"),
         ('{"kernel_boot": 1}', "before the machine started"),
     ],
 )
-def test_a_file_of_another_kind_is_no_sign_of_life(path: Path, content: str, problem: str) -> None:
+def test_a_file_of_another_kind_does_not_count_as_alive(
+    path: Path, content: str, problem: str
+) -> None:
     path.write_text(content)
     assert problem in probe.check(str(path), ready=False)
 
 
 @pytest.mark.parametrize("name", ["pid", "at", "max_age"])
-def test_a_value_that_is_no_number_is_a_problem_and_no_traceback(path: Path, name: str) -> None:
-    doctor(path, **{name: "many"})
-    assert "is not one of ours" in probe.check(str(path), ready=False)
+def test_a_value_that_is_not_a_number_is_a_problem_without_a_traceback(
+    path: Path, name: str
+) -> None:
+    change(path, **{name: "many"})
+    assert "is not a heartbeat of this base" in probe.check(str(path), ready=False)
 
 
 def test_a_path_that_is_a_folder_or_not_text_is_a_problem(path: Path, tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_a_path_that_is_a_folder_or_not_text_is_a_problem(path: Path, tmp_path: 
     assert "cannot be read" in probe.check(str(path), ready=False)
 
 
-def test_the_beat_tells_of_the_oldest_work_and_the_slowest_loop(tmp_path: Path) -> None:
+def test_the_heartbeat_reports_the_oldest_work_and_the_slowest_loop(tmp_path: Path) -> None:
     heartbeat = Heartbeat(str(tmp_path / "beat"), 5.0)
     now = time.monotonic()
     heartbeat.watch(lambda: Vitals("consumer", now - 5, now + 60, "message 1"))

@@ -1,8 +1,11 @@
 """``run``: what signals do to work that is under way."""
 
 import signal
+import time
 
+import pytest
 from processkit import Project, until
+from workerbase.process.runner import SAME_SIGNAL_S
 
 
 def publish(project: Project, data: str) -> None:
@@ -22,11 +25,12 @@ def test_without_uvloop_it_runs_on_asyncio(project: Project) -> None:
     assert "started on asyncio" in worker.output
 
 
-def test_a_signal_lets_running_work_finish_and_leaves_the_rest(project: Project) -> None:
+@pytest.mark.parametrize("jobs", ["leased", "arq"])
+def test_a_signal_lets_running_work_finish_and_leaves_the_rest(project: Project, jobs: str) -> None:
     publish(project, '{"number": 1, "seconds": 2}')
     publish(project, '{"number": 2}')
     assert project.run("enqueue", "add", "2", "right=3", "seconds=2").returncode == 0
-    worker = project.start_ready(WORKER_CONCURRENCY="1")
+    worker = project.start_ready(WORKER_CONCURRENCY="1", TINY_JOBS=jobs)
     until(lambda: project.redis.hget("begun", "1"), "a begun message")
     until(lambda: project.redis.hget("begun", "add"), "a begun job")
     worker.send(signal.SIGTERM)
@@ -50,13 +54,14 @@ def test_a_drain_that_takes_too_long_is_cut_and_nothing_is_lost(project: Project
     until(lambda: project.redis.hget("done", "1"), "the message")
 
 
-def test_a_second_signal_leaves_at_once_and_the_work_is_done_again(project: Project) -> None:
+def test_a_second_signal_exits_at_once_and_the_work_is_done_again(project: Project) -> None:
     worker = project.start_ready()
-    publish(project, '{"number": 1, "seconds": 3}')
+    publish(project, '{"number": 1, "seconds": 5}')
     until(lambda: project.redis.hget("begun", "1"), "a begun message")
     worker.send(signal.SIGTERM)
     until(lambda: "draining" in project.problem(ready=True), "a drain")
     assert project.problem() == ""
+    time.sleep(SAME_SIGNAL_S)
     worker.send(signal.SIGTERM)
     assert worker.ended() == 128 + signal.SIGTERM
     assert not project.health.exists()
@@ -65,12 +70,33 @@ def test_a_second_signal_leaves_at_once_and_the_work_is_done_again(project: Proj
     until(lambda: project.redis.hget("done", "1"), "the message")
 
 
-def test_a_misspelt_variable_is_told_at_the_start(project: Project) -> None:
+def test_ctrl_c_twice_exits_at_once(project: Project) -> None:
+    worker = project.start_ready()
+    publish(project, '{"number": 1, "seconds": 5}')
+    until(lambda: project.redis.hget("begun", "1"), "a begun message")
+    worker.send(signal.SIGINT)
+    until(lambda: "draining" in project.problem(ready=True), "a drain")
+    worker.send(signal.SIGINT)
+    assert worker.ended() == 128 + signal.SIGINT
+
+
+def test_the_same_sigterm_to_process_and_group_still_drains(project: Project) -> None:
+    worker = project.start_ready()
+    publish(project, '{"number": 1, "seconds": 1}')
+    until(lambda: project.redis.hget("begun", "1"), "a begun message")
+    worker.send(signal.SIGTERM)
+    until(lambda: "draining" in project.problem(ready=True), "a drain")
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert project.redis.hget("done", "1") is not None
+
+
+def test_a_misspelt_variable_is_reported_at_the_start(project: Project) -> None:
     worker = project.start_ready(WORKER_MAX_JOB="3")
-    assert "WORKER_MAX_JOB is no setting; did you mean WORKER_MAX_JOBS?" in worker.output
+    assert "WORKER_MAX_JOB is not a setting; did you mean WORKER_MAX_JOBS?" in worker.output
 
 
-def test_a_message_is_tried_again_after_its_backoff_and_not_with_the_next_poll(
+def test_a_message_is_retried_after_its_backoff_and_not_with_the_next_poll(
     project: Project,
 ) -> None:
     worker = project.start_ready(
@@ -79,5 +105,5 @@ def test_a_message_is_tried_again_after_its_backoff_and_not_with_the_next_poll(
     publish(project, '{"number": 1, "how": "fails"}')
     until(lambda: project.redis.xlen("orders:dlq"), "its dead letter")
     assert project.redis.hget("begun", "1") == "3"
-    assert "retried in 0.0 s after try 1 (ValueError: order 1 failed" in worker.output
-    assert "dead-lettered after try 3 (ValueError: order 1 failed" in worker.output
+    assert "retried in 0.0 s after attempt 1 (ValueError: order 1 failed" in worker.output
+    assert "dead-lettered after attempt 3 (ValueError: order 1 failed" in worker.output

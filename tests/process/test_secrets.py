@@ -1,4 +1,4 @@
-"""What is secret stays out of logs and of what tells how the worker is.
+"""Secrets stay out of logs and of status output.
 
 A login is never shown. Payloads are shown by ``dlq show``, which is for that, and jobs' arguments
 and results in the log at level DEBUG. The text of an exception is shown wherever errors are.
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import Result
 from processkit import Project, until
+from workerbase.broker.client import connect, connect_sync
 from workerbase.config import WorkerConfig
-from workerbase.connect import connect, connect_sync
+from workerbase.process.settings import redis_settings
 
 LOGIN, PASSWORD = "teller", "s3cret-password"
 MESSAGE, ARGUMENT = "s3cret-message", "s3cret-argument"
@@ -34,19 +35,25 @@ def found_in(text: str) -> set[str]:
     return {secret for secret in secrets if secret in text}
 
 
-@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
-def test_no_output_tells_more_than_it_is_for(
+@pytest.mark.parametrize("jobs_at_level", ["leased INFO", "leased DEBUG", "arq INFO", "arq DEBUG"])
+def test_no_output_shows_more_than_it_is_for(
     project: Project,
     in_process: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
     dsn: str,
-    level: str,
+    jobs_at_level: str,
 ) -> None:
-    env = {"WORKER_REDIS_DSN": dsn, "WORKER_LOG_LEVEL": level, "WORKER_MAX_RETRIES": "2"}
+    jobs, level = jobs_at_level.split()
+    env = {
+        "WORKER_REDIS_DSN": dsn,
+        "WORKER_LOG_LEVEL": level,
+        "WORKER_MAX_RETRIES": "2",
+        "TINY_JOBS": jobs,
+    }
     for name, value in env.items():
         monkeypatch.setenv(name, value)
 
-    def told(*command: str) -> set[str]:
+    def shown_by(*command: str) -> set[str]:
         done = in_process(*command)
         assert done.exit_code == 0, done.output
         return found_in(done.output)
@@ -54,20 +61,20 @@ def test_no_output_tells_more_than_it_is_for(
     worker = project.start_ready(**env)
     fine, refused = {"number": 1, "how": MESSAGE}, {"number": ERROR, "how": "refused"}
     for order in (fine, refused):
-        assert told("publish", "order", "--json", json.dumps(order)) == set()
+        assert shown_by("publish", "order", "--json", json.dumps(order)) == set()
     invalid = {"type": "order", "data": json.dumps({"number": MESSAGE})}
     project.redis.xadd("orders", invalid)
-    assert told("enqueue", "add", ARGUMENT, '"x"') == set()  # it returns both as one
-    assert told("enqueue", "add", ARGUMENT, "1") == set()  # it fails
+    assert shown_by("enqueue", "add", ARGUMENT, '"x"') == set()  # it returns both as one
+    assert shown_by("enqueue", "add", ARGUMENT, "1") == set()  # it fails
     until(lambda: project.redis.hget("sums", ARGUMENT), "the job")
     until(lambda: project.redis.xlen("orders:dlq") == 2, "the dead letters")
     until(lambda: project.redis.xlen("arq:queue:dlq") == 1, "the dead job")
 
     assert found_in(project.health.read_text()) == set()
     for how in ((), ("--json",)):
-        assert told("status", *how) == set()
-        assert told("dlq", "ls", *how) == {str(ERROR)}
-    assert told("dlq", "show", "--json") == {MESSAGE, ARGUMENT, str(ERROR)}
+        assert shown_by("status", *how) == set()
+        assert shown_by("dlq", "ls", *how) == {str(ERROR)}
+    assert shown_by("dlq", "show", "--json") == {MESSAGE, ARGUMENT, str(ERROR)}
 
     worker.process.terminate()
     assert worker.ended() == 0
@@ -75,7 +82,7 @@ def test_no_output_tells_more_than_it_is_for(
     assert found_in(worker.output) == {str(ERROR)} | ({ARGUMENT} if level == "DEBUG" else set())
 
 
-def test_a_wrong_login_is_told_without_the_password(project: Project) -> None:
+def test_a_wrong_login_is_reported_without_the_password(project: Project) -> None:
     wrong = project.server.dsn.replace("//", f"//{LOGIN}:{PASSWORD}@")
 
     done = project.run("status", WORKER_REDIS_DSN=wrong)
@@ -95,7 +102,7 @@ def test_the_configuration_and_clients_do_not_show_the_login(dsn: str) -> None:
     )
     for one in (config, sentinel):
         for thing in (
-            one, one.model_dump(), one.model_dump_json(), one.redis_dsn, one.location,
-            one.redis_settings, connect(one.location), connect_sync(one.location),
+            one, one.model_dump(), one.model_dump_json(), one.redis_dsn, one.dsn,
+            redis_settings(one.dsn), connect(one.dsn), connect_sync(one.dsn),
         ):  # fmt: skip
             assert found_in(f"{thing!r} {thing}") == set(), type(thing)

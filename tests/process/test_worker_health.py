@@ -1,4 +1,4 @@
-"""The health file of a running worker tells the truth, however the worker ends or hangs."""
+"""The health file of a running worker is true, however the worker ends or hangs."""
 
 import json
 import os
@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processkit import BASE, Project, until
+from processkit import Project, until
+from workerbase.process import probe
 
+PROBE = Path(probe.__file__)
 STALE = "left by a former run"
 
 
@@ -22,8 +24,8 @@ def test_a_started_worker_is_ready_for_every_kind_of_probe(project: Project) -> 
     project.start_ready()
     assert subprocess.run(["test", "-f", str(project.health)], check=False).returncode == 0
     for mode in ("live", "ready"):
-        probe = [sys.executable, "-I", "-S", str(BASE / "workerbase/probe.py"), mode]
-        assert subprocess.run([*probe, str(project.health)], check=False).returncode == 0
+        command = [sys.executable, "-I", "-S", str(PROBE), mode, str(project.health)]
+        assert subprocess.run(command, check=False).returncode == 0
     assert project.run("health", "--ready").stdout == "ok\n"
     boot = json.loads(project.health.read_text())["boot_id"]
     assert len(boot) == 32
@@ -45,12 +47,16 @@ def test_a_signal_ends_the_worker_in_good_order(project: Project, signum: int) -
         ({"WORKER_MAX_JOBS": "many"}, "Error: the configuration is invalid:\n  WORKER_MAX_JOBS"),
         ({"TINY_SETTINGS": "tinywork.worker:Settings"}, "Error: there is no module 'tinywork'"),
         ({"TINY_SETTINGS": "tinyworker.work:Settings"}, "there is no module 'tinyworker.work'"),
-        ({"TINY_SETTINGS": "tinyworker.worker:Setting"}, "is no subclass of BaseArqWorkerSettings"),
+        (
+            {"TINY_SETTINGS": "tinyworker.worker:Setting"},
+            "worker:Setting does not exist",
+        ),
+        ({"TINY_SETTINGS": "tinyworker.worker:add"}, "not a subclass of BaseArqWorkerSettings"),
         ({"TINY_BREAK": "startup"}, "RuntimeError: the project's own startup failed"),
         ({"TINY_BREAK": "crashing consumer"}, "RuntimeError: a bug in the consumer"),
     ],
 )
-def test_a_worker_that_cannot_run_says_why_and_leaves_no_health_file(
+def test_a_worker_that_cannot_run_reports_why_and_leaves_no_health_file(
     project: Project, env: dict[str, str], message: str
 ) -> None:
     project.health.write_text(STALE)
@@ -106,29 +112,31 @@ def test_a_blocked_event_loop_is_stuck(project: Project) -> None:
     assert "the worker is stuck" in until(project.problem, "a stale heartbeat")
 
 
-def test_a_blocked_event_loop_says_where_while_it_is_blocked(project: Project) -> None:
+def test_a_blocked_event_loop_is_reported_with_its_stack_while_blocked(
+    project: Project,
+) -> None:
     worker = project.start_ready()
     published(project, 1, how="blocks", seconds=6)
-    until(lambda: "the event loop has not turned for" in worker.output, "a log record")
-    assert "the event loop turns again" not in worker.output
-    place = worker.output.partition("what blocks, here:")[2]
+    until(lambda: "the event loop has been blocked for" in worker.output, "a log record")
+    assert "the event loop runs again" not in worker.output
+    place = worker.output.partition("asyncio.to_thread, here:")[2]
     assert "in on_order" in place
     assert "time.sleep(" in place
-    until(lambda: "the event loop turns again after" in worker.output, "its end")
+    until(lambda: "the event loop runs again after" in worker.output, "its end")
 
 
-def test_an_open_breaker_is_no_illness_and_is_told(project: Project) -> None:
+def test_a_worker_with_an_open_breaker_is_healthy_and_reports_it(project: Project) -> None:
     project.start_ready(WORKER_BREAKER_THRESHOLD="2", WORKER_MAX_RETRIES="50")
     for number in range(4):
         published(project, number, how="fails")
     until(lambda: "breaker is open" in project.run("health", "--ready").stdout, "a note")
-    told = project.run("health")
-    assert told.returncode == 0
+    reported = project.run("health")
+    assert reported.returncode == 0
     why = "all messages fail, the last with ValueError"
-    assert told.stdout == f"ok, but the breaker is open: {why}\n"
+    assert reported.stdout == f"ok, but the breaker is open: {why}\n"
 
 
-def test_two_workers_with_one_health_file_are_told_and_the_first_stays_alive(
+def test_two_workers_with_one_health_file_are_warned_and_the_first_stays_alive(
     project: Project,
 ) -> None:
     first = project.start_ready()
@@ -148,7 +156,7 @@ def _writer(project: Project) -> int:
     return int(json.loads(project.health.read_text())["pid"]) if project.health.exists() else 0
 
 
-def test_a_consumer_that_does_not_come_round_is_stuck(project: Project) -> None:
+def test_a_consumer_that_completes_no_pass_is_stuck(project: Project) -> None:
     project.start_ready(TINY_BREAK="stuck consumer")
     assert until(project.problem, "a stall") == "the consumer makes no progress"
 
@@ -207,7 +215,7 @@ def test_plain_arq_whose_startup_fails_leaves_no_health_file(project: Project) -
     assert not project.health.exists()
 
 
-def test_plain_arq_that_ends_while_redis_is_away_leaves_no_health_file(
+def test_plain_arq_that_ends_while_redis_is_unavailable_leaves_no_health_file(
     own_project: Project,
 ) -> None:
     project = own_project
@@ -219,19 +227,22 @@ def test_plain_arq_that_ends_while_redis_is_away_leaves_no_health_file(
     assert not project.health.exists()
 
 
-def test_plain_arq_waiting_for_redis_does_not_keep_a_stale_file(own_project: Project) -> None:
+def test_a_stale_file_does_not_make_plain_arq_alive_that_waits_for_redis(
+    own_project: Project,
+) -> None:
     project = own_project
     worker = project.start_ready()
     worker.send(signal.SIGKILL)
     worker.ended()
     project.server.kill()
-    project.start_arq()
-    until(lambda: not project.health.exists(), "removal of the stale file")
+    waiting = project.start_arq()
+    until(lambda: "redis connection error" in waiting.output, "an attempt to connect")
+    assert "is gone" in project.problem()
 
 
 def test_the_probe_needs_no_module_of_the_project(tmp_path: Path) -> None:
     copy = tmp_path / "probe.py"
-    copy.write_bytes((BASE / "workerbase" / "probe.py").read_bytes())
+    copy.write_bytes(PROBE.read_bytes())
     found = subprocess.run(
         [sys.executable, "-I", "-S", str(copy), "live", str(tmp_path / "none")],
         capture_output=True,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 """Where the programs of the test environment are, on the PATH or not."""
 
-Answer: TypeAlias = str | bool
+Answer: TypeAlias = str | bool | list[str]
 Answers: TypeAlias = dict[str, Answer]
 Tree: TypeAlias = dict[str, bytes]
 
@@ -35,69 +35,129 @@ UNUSUAL = {
 """For each question with a free answer, one that is as long and as strange as is allowed."""
 
 
-def values_of_each_question() -> dict[str, list[Answer | None]]:
-    """Return the values worth a try, the default first; ``None`` is a free question's default."""
-    values: dict[str, list[Answer | None]] = {}
+FEATURES: tuple[str, ...] = tuple(QUESTIONS["features"]["choices"].values())
+DEFAULT_FEATURES: tuple[str, ...] = tuple(QUESTIONS["features"]["default"])
+
+FEATURE_SETS: dict[str, tuple[str, ...]] = {
+    "default": DEFAULT_FEATURES,
+    "none": (),
+    "all": FEATURES,
+    **{feature: (feature,) for feature in FEATURES},
+}
+"""What runs its whole suite by default: each feature alone, and what most projects have."""
+
+KUBERNETES_ANSWERS: dict[str, Answers] = {
+    "plain": {"features": ["streams", "devtools", "kubernetes"]},
+    "strange": {"features": ["streams", "leased_jobs", "telemetry", "kubernetes"], **UNUSUAL},
+    "jobs": {"features": ["kubernetes"]},
+    "leased": {"features": ["leased_jobs", "kubernetes"]},
+}
+
+Row: TypeAlias = dict[str, str | bool | None]
+"""A value for each question, with a yes or no for each feature; ``None`` is the default of a
+question with a free answer."""
+
+
+def feature_sets() -> Iterator[tuple[str, ...]]:
+    """Yield every combination of features."""
+    for chosen in itertools.product((True, False), repeat=len(FEATURES)):
+        yield tuple(itertools.compress(FEATURES, chosen))
+
+
+def values_of_each_question() -> dict[str, list[str | bool | None]]:
+    """Return the values worth a try, the default first; each feature counts as a question."""
+    values: dict[str, list[str | bool | None]] = {}
     for name, question in QUESTIONS.items():
-        if question["type"] == "bool":
-            values[name] = [False, True]
-            continue
-        if "choices" not in question:
+        if kind_of(name) == "features":
+            for feature in FEATURES:
+                values[feature] = sorted([True, False], reverse=feature in DEFAULT_FEATURES)
+        elif kind_of(name) == "free":
             values[name] = [None, UNUSUAL[name]]
-            continue
-        choices = question["choices"]
-        listed = list(choices.values() if isinstance(choices, dict) else choices)
-        values[name] = sorted(listed, key=lambda value: value != question["default"])
+        else:
+            choices = question["choices"]
+            listed = list(choices.values() if isinstance(choices, dict) else choices)
+            values[name] = sorted(listed, key=lambda value: value != question["default"])
     return values
 
 
-def only_given(row: Mapping[str, Answer | None]) -> Answers:
-    """Leave the defaults out."""
-    return {name: value for name, value in row.items() if value is not None}
+def answers_of(row: Mapping[str, str | bool | None]) -> Answers:
+    """Return the answers of a row: the features in one list, without the default texts."""
+    answers: Answers = {"features": [feature for feature in FEATURES if row.get(feature)]}
+    answers |= {n: v for n, v in row.items() if n not in FEATURES and v is not None}
+    return answers
 
 
-def pairwise() -> Iterator[Answers]:
-    """Yield few answers in which each pair of values occurs; the defaults come first."""
+def pairwise() -> Iterator[Row]:
+    """Yield few rows in which each pair of values occurs; the defaults come first.
+
+    `stream_name` is asked only where streams are chosen.
+    """
     # With the longest lists in front, the greedy choice needs fewer rows.
     values = dict(sorted(values_of_each_question().items(), key=lambda item: -len(item[1])))
-    rows = [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
-    pairs = [set(itertools.combinations(row.items(), 2)) for row in rows]
-    missing = set().union(*pairs)
-    while missing:
-        best = max(range(len(rows)), key=lambda index: len(missing & pairs[index]))
-        missing -= pairs[best]
-        yield only_given(rows[best])
+    missing = {
+        frozenset(pair)
+        for one, other in itertools.combinations(values.items(), 2)
+        for pair in itertools.product(*([(name, v) for v in vs] for name, vs in (one, other)))
+        if _can_be(dict(pair))
+    }
+    row: Row = {name: listed[0] for name, listed in values.items()}
+    while True:
+        yield row
+        missing -= {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
+        if not missing:
+            return
+        row = dict(min(missing, key=lambda pair: sorted(map(repr, pair))))
+        for name, listed in values.items():
+            if name in row:
+                continue
+            possible = [value for value in listed if _can_be(row | {name: value})]
+            pairs = ([frozenset({(name, v), item}) for item in row.items()] for v in possible)
+            new = [len(missing.intersection(of_value)) for of_value in pairs]
+            row[name] = possible[new.index(max(new))]
+        row = {name: row[name] for name in values}
 
 
-def all_choices() -> Iterator[Answers]:
-    """Yield every combination of the choices, once with default and once with strange texts.
+def _can_be(row: Row) -> bool:
+    return row.get("streams") is not False or row.get("stream_name") is None
 
-    The combinations of options take turns, so that each meets both kinds of texts.
+
+def all_combinations() -> Iterator[Answers]:
+    """Yield every combination of features, and those of `FEATURE_SETS` also with strange texts.
+
+    The choices of the other questions take turns.
     """
+    choices = [name for name in QUESTIONS if kind_of(name) == "choices"]
     values = values_of_each_question()
-    options = list(_product(values, "bool"))
-    for number, chosen in enumerate(_product(values, "choices")):
-        yield chosen | options[number % len(options)]
-        yield chosen | options[(number + 1) % len(options)] | UNUSUAL
-
-
-def _product(values: Mapping[str, list[Answer | None]], kind: str) -> Iterator[Answers]:
-    names = [name for name in values if kind_of(name) == kind]
-    for row in itertools.product(*(values[name] for name in names)):
-        yield only_given(dict(zip(names, row, strict=True)))
+    turns = [
+        dict(zip(choices, turn, strict=True))
+        for turn in itertools.product(*(values[name] for name in choices))
+    ]
+    for number, features in enumerate(feature_sets()):
+        for strange in (False, True) if features in FEATURE_SETS.values() else (False,):
+            turn = turns[(number + strange) % len(turns)]
+            row: Row = {feature: feature in features for feature in FEATURES}
+            texts = {n: UNUSUAL[n] if strange else None for n in UNUSUAL}
+            if "streams" not in features:
+                del texts["stream_name"]
+            yield answers_of({**row, **turn, **texts})
 
 
 def kind_of(name: str) -> str:
-    """Tell a question with choices, a yes or no (bool), and one whose answer is free."""
+    """Tell a question with choices, the one for features, and one whose answer is free."""
     question = QUESTIONS[name]
-    if "choices" in question:
-        return "choices"
-    return "bool" if question["type"] == "bool" else "free"
+    if question.get("multiselect"):
+        return "features"
+    return "choices" if "choices" in question else "free"
 
 
 def describe(answers: Answers) -> str:
-    """Name a row in the output of pytest."""
-    shown = (str(v) if kind_of(n) == "choices" else n for n, v in answers.items() if v is not False)
+    """Name answers in the output of pytest."""
+    shown: list[str] = []
+    for name, value in answers.items():
+        if isinstance(value, list):
+            shown.append("+".join(value) or "none")
+        else:
+            shown.append(str(value) if kind_of(name) == "choices" else name)
     return "-".join(shown) or "defaults"
 
 

@@ -10,6 +10,7 @@ import pytest
 from pytest_copier.plugin import CopierFixture
 from rendering_support import (
     COPIER,
+    FEATURES,
     QUESTIONS,
     TOOLS,
     UNUSUAL,
@@ -59,12 +60,14 @@ REFUSED = [
     ("stream_name", "arq:queue", "belong to arq"),
     ("python_version", "3.10", "Invalid choice"),
     ("license", "GPL", "Invalid choice"),
+    ("features", ["streams", "messages"], "Invalid choice"),
+    ("features", ["telemetry", ""], "Invalid choice"),
 ]
 
 
 @pytest.mark.parametrize(("question", "answer", "reason"), REFUSED)
 def test_a_bad_answer_is_refused_with_the_reason(
-    copier: CopierFixture, tmp_path: Path, question: str, answer: str, reason: str
+    copier: CopierFixture, tmp_path: Path, question: str, answer: str | list[str], reason: str
 ) -> None:
     project = tmp_path / "project"
 
@@ -149,8 +152,8 @@ def test_the_words_of_python_are_refused() -> None:
 
 
 def test_what_the_worker_installs_is_refused(copier: CopierFixture, tmp_path: Path) -> None:
-    options = {name: True for name in QUESTIONS if kind_of(name) == "bool"}
-    project = copier.copy(tmp_path / "project", package_name="the_project_itself", **options).path
+    answers = {"package_name": "the_project_itself", "features": [*FEATURES]}
+    project = copier.copy(tmp_path / "project", **answers).path
     tool("uv", "sync", "--quiet", cwd=project)
     python = project / ".venv" / "bin" / "python"
     code = (

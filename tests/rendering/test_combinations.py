@@ -1,6 +1,6 @@
 """Every combination of the choices: no residue of Jinja, nothing dead, valid for each tool."""
 
-import ast
+import json
 import re
 import shutil
 import tomllib
@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dead_files import dead
 from pytest_copier.plugin import CopierFixture
 from rendering_support import (
     COPIER,
+    FEATURES,
     QUESTIONS,
     ROOT,
+    UNUSUAL,
     Answers,
     Tree,
-    all_choices,
+    all_combinations,
+    answers_of,
     describe,
+    feature_sets,
     files,
-    kind_of,
-    only_given,
     pairwise,
     tool,
     values_of_each_question,
@@ -43,34 +46,6 @@ TESTED_BY_TELEMETRY = ("deploy/grafana/", "deploy/prometheus/")
 
 BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
 
-WHO_READS = {
-    ".copier-answers.yml": "copier update",
-    ".dockerignore": "docker",
-    ".editorconfig": "editors",
-    ".env.example": "people",
-    ".gitattributes": "git",
-    ".github/dependabot.yml": "GitHub",
-    ".github/workflows/*.yml": "GitHub",
-    ".gitignore": "git",
-    ".pre-commit-config.yaml": "pre-commit",
-    "CHANGELOG.md": "people",
-    "deploy/grafana/*.json": "Grafana",
-    "deploy/prometheus/*.yml": "Prometheus",
-    "Dockerfile": "docker",
-    "LICENSE": "people",
-    "README.md": "people",
-    "compose*.yaml": "docker compose",
-    "deploy/kubernetes/*/kustomization.yaml": "kubectl",
-    "pyproject.toml": "uv",
-    "renovate.json": "Renovate",
-    "src/*/py.typed": "type checkers",
-    "src/*/__init__.py": "Python",
-    "src/*/__main__.py": "Python",
-    "tests/conftest.py": "pytest",
-    "tests/test_*.py": "pytest",
-}
-"""Files with a reader by convention; each other one must be used by another file."""
-
 
 @pytest.fixture(scope="module")
 def projects(
@@ -81,7 +56,7 @@ def projects(
     rendered: dict[str, tuple[Answers, Path]] = {}
     with pytest.MonkeyPatch.context() as patch:
         renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
-        for number, answers in enumerate([*all_choices(), *pairwise()]):
+        for number, answers in enumerate([*all_combinations(), *map(answers_of, pairwise())]):
             project = renderer.copy(folder / f"{number}", **answers).path
             rendered[f"{number}-{describe(answers)}"] = (answers, project)
     return rendered
@@ -101,11 +76,11 @@ def test_nothing_of_jinja_is_left(projects: dict[str, tuple[Answers, Path]]) -> 
         if "/workerbase/" in path:  # plain files, where Python's own braces are welcome
             assert text == (BASE / path.partition("/workerbase/")[2]).read_text("utf-8")
             continue
-        if path.startswith("deploy/grafana/"):  # and those of Grafana
-            assert text == (ROOT / "template" / path).read_text("utf-8")
-            continue
-        # The expressions of GitHub and of Prometheus look alike.
+        # The expressions of GitHub, Grafana and Prometheus look alike.
         own = re.sub(r"\$\{\{ (github|matrix|secrets|steps)\.[^{}]* \}\}", "", text)
+        if path.startswith("deploy/grafana/"):
+            json.loads(text)  # its nested objects end in braces, too
+            own = re.sub(r"\{\{\w+\}\}|\}\}+(?=[\],\n])", "", own)
         if path.startswith("deploy/prometheus/"):
             own = re.sub(r"\{\{ \$[^{}]* \}\}", "", own)
         assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|#\}", own + path), (project, path)
@@ -123,7 +98,8 @@ def test_every_answer_is_in_the_answers_file(projects: dict[str, tuple[Answers, 
         kept = yaml.safe_load((project / ".copier-answers.yml").read_text("utf-8"))
         asked = {name: value for name, value in kept.items() if not name.startswith("_")}
 
-        assert set(asked) == set(QUESTIONS)
+        unasked = set() if "streams" in answers["features"] else {"stream_name"}
+        assert set(asked) == set(QUESTIONS) - unasked
         assert answers.items() <= asked.items()
 
 
@@ -133,43 +109,106 @@ def test_every_answer_makes_a_difference(copier: CopierFixture, tmp_path: Path) 
         del project[".copier-answers.yml"]
         return project
 
-    # An option may have its place in the files of another one.
-    options: Answers = {name: True for name in QUESTIONS if kind_of(name) == "bool"}
-    default, full = rendered({}), rendered(options)
-    for name, values in values_of_each_question().items():
-        for value in values[1:]:
-            answers = only_given({name: value})
-            without = options | {name: False}
-            alone = rendered(answers) != default
+    values = values_of_each_question()
+    defaults = {name: listed[0] for name, listed in values.items()}
+    default = rendered(answers_of(defaults))
+    for name, listed in values.items():
+        for value in listed[1:]:
+            answers = answers_of(defaults | {name: value})
+            assert rendered(answers) != default, answers
 
-            assert alone or (name in options and rendered(without) != full), answers
+
+OF_FEATURES = {
+    "streams": (
+        "src/*/handlers.py",
+        "src/*/workerbase/streams",
+        "tests/test_handlers.py",
+    ),
+    "devtools": ("src/*/workerbase/devtools",),
+    "leased_jobs": ("src/*/workerbase/jobs",),
+    "telemetry": (
+        "deploy/grafana",
+        "deploy/prometheus",
+        "src/*/workerbase/telemetry",
+        "tests/test_metrics.py",
+    ),
+    "kubernetes": ("deploy/kubernetes", "tests/test_kubernetes.py"),
+}
+"""Files that are there with a feature and only then."""
+
+OF_TWO_FEATURES = {
+    "deploy/kubernetes/base/groups.yaml": {"kubernetes", "streams"},
+    "deploy/kubernetes/base/service-monitor.yaml": {"kubernetes", "telemetry"},
+    "src/*/workerbase/devtools/messages": {"devtools", "streams"},
+}
 
 
 def test_choices_add_and_remove_whole_files(projects: dict[str, tuple[Answers, Path]]) -> None:
     for answers, project in projects.values():
         assert (project / "LICENSE").exists() is (answers["license"] != "Proprietary")
         assert (project / ".github").exists() is (answers["ci"] == "github")
-        assert (project / "deploy" / "kubernetes").exists() is answers["kubernetes"]
-        assert (project / "tests" / "test_kubernetes.py").exists() is answers["kubernetes"]
-        monitor = project / "deploy" / "kubernetes" / "base" / "service-monitor.yaml"
-        assert monitor.exists() is (answers["kubernetes"] and answers["telemetry"])
-        for name in (
-            "src/*/workerbase/telemetry",
-            "deploy/grafana",
-            "deploy/prometheus",
-            "tests/test_metrics.py",
-        ):
-            assert any(project.glob(name)) is answers["telemetry"], name
+        chosen = features_of(answers)
+        for feature, patterns in OF_FEATURES.items():
+            for pattern in patterns:
+                assert any(project.glob(pattern)) is (feature in chosen), (project, pattern)
+        for pattern, both in OF_TWO_FEATURES.items():
+            assert any(project.glob(pattern)) is (both <= chosen), (project, pattern)
 
 
-def test_without_telemetry_nothing_speaks_of_it(
+def features_of(answers: Answers) -> set[str]:
+    chosen = answers["features"]
+    assert isinstance(chosen, list)
+    return {*chosen}
+
+
+def test_every_combination_of_features_is_rendered(
     projects: dict[str, tuple[Answers, Path]],
 ) -> None:
+    rendered = {frozenset(features_of(answers)) for answers, _ in projects.values()}
+
+    assert rendered == {frozenset(features) for features in feature_sets()}
+    assert OF_FEATURES.keys() == {*FEATURES}
+
+
+WORDS = {
+    "streams": r"[Ss]tream(?!lit)|event_|\b[Ee]vents?\b(?! loop)|handler|consumer|publish|parked",
+    "devtools": r"devtools|\bdemo\b|\bchaos\b",
+    "leased_jobs": r"LeasedJobs|[Ll]eased\b|workerbase.jobs",
+    "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",
+    "kubernetes": r"(?i:kubernetes|kustomize|keda)|kubectl",
+}
+"""What a project does not speak of where it has not chosen a feature."""
+
+ALLOWED = re.compile(
+    r"""
+    # The publisher is a user of Redis in each project, and a command of Redis.
+    publisher|PUBLISHER|[+]publish|publishNotReadyAddresses
+    # Of leases and the event loop.
+    | event_loop|lease_events_total|event="\w+"|event=~\S+|\(kind,[ ]event\)|\{\{event\}\}
+    | has[ ]a[ ]handler
+    # Of changelogs.
+    | \[Unreleased\]
+    """,
+    re.VERBOSE,
+)
+
+
+def test_nothing_speaks_of_a_feature_that_was_not_chosen(
+    projects: dict[str, tuple[Answers, Path]],
+) -> None:
+    found: set[tuple[str, str, str]] = set()
     for answers, project in projects.values():
-        if not answers["telemetry"]:
-            for path, content in files(project).items():
-                if path.startswith(("src/", "pyproject", ".env")) and "/workerbase/" not in path:
-                    assert not re.search(rb"telemetry|(?i:prometheus)|metrics", content), path
+        if UNUSUAL.keys() & answers.keys():
+            continue  # the texts may contain any word
+        for path, content in files(project).items():
+            if "/workerbase/" in path or path in (".copier-answers.yml", "LICENSE"):
+                continue
+            text = ALLOWED.sub("", content.decode("utf-8"))
+            for feature in {*FEATURES} - features_of(answers):
+                for line in text.splitlines():
+                    if re.search(WORDS[feature], line):
+                        found.add((feature, path.replace("my_worker", "*"), line.strip()))
+    assert sorted(found) == []
 
 
 def matching(projects: dict[str, tuple[Answers, Path]], pattern: str) -> list[Path]:
@@ -232,50 +271,18 @@ def test_each_dependency_is_used_and_declared(projects: dict[str, tuple[Answers,
         if requirements in seen:
             continue
         seen.append(requirements)
-        # pydantic documents pydantic_core as its own and pins it; testing.py is for the tests of
-        # the project, which have fakeredis.
+        # pydantic documents pydantic_core as its own and pins it; workerbase/testing is for the
+        # tests of the project, which have fakeredis.
         allowed = "DEP003=pydantic_core,DEP004=fakeredis"
         tool("deptry", "src", "--per-rule-ignores", allowed, cwd=project)
         code = "".join(path.read_text("utf-8") for path in project.rglob("*.py"))
         used = code + str(table["tool"]) + " pytest-asyncio" * ("asyncio_mode" in str(table))
         used += " pyyaml types-pyyaml" * ("import yaml" in code)
+        used += " opentelemetry-api" * ("from opentelemetry import" in code)
         for requirement in table["dependency-groups"]["dev"]:
             name = re.split(r"[^\w-]", requirement)[0]
             assert re.search(name.replace("-", "[-_.]"), used), name
     assert seen
-
-
-def imported(path: str, text: str) -> set[str]:
-    """Return the dotted names, below ``src``, of the modules that a module imports."""
-    parts = Path(path).with_suffix("").parts[1 if path.startswith("src/") else 0 :]
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            home = parts[: len(parts) - node.level] if node.level else ()
-            module = ".".join([*home, *(node.module or "").split(".")]).strip(".")
-            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-def dead(tree: Tree) -> list[str]:
-    """Return the files that nothing reads, imports or names."""
-    texts = {path: content.decode("utf-8") for path, content in tree.items()}
-    imports = {path: imported(path, text) for path, text in texts.items() if path.endswith(".py")}
-    found: list[str] = []
-    for path in texts:
-        if any(fnmatch(path, pattern) for pattern in WHO_READS):
-            continue
-        module = ".".join(Path(path).with_suffix("").parts[1:])
-        if any(module in names for other, names in imports.items() if other != path):
-            continue
-        # Run as a program by its dotted name after python -m, or read by its path or name.
-        names = [path, module.partition(".")[2] if path.endswith(".py") else Path(path).name]
-        named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names))
-        if not any(named.search(text) for other, text in texts.items() if other != path):
-            found.append(path)
-    return found
 
 
 def test_no_file_is_dead(projects: dict[str, tuple[Answers, Path]]) -> None:
@@ -286,20 +293,26 @@ def test_no_file_is_dead(projects: dict[str, tuple[Answers, Path]]) -> None:
 def test_a_dead_file_would_be_found(copier: CopierFixture, tmp_path: Path) -> None:
     project = copier.copy(tmp_path / "project").path
     base = project / "src" / "my_worker" / "workerbase"
-    shutil.copy(base / "lease.py", base / "forgotten.py")
+    shutil.copy(base / "errors.py", base / "forgotten.py")
+    shutil.copy(base / "broker" / "lua" / "keys.lua", base / "broker" / "lua" / "forgotten.lua")
     (project / "setup.cfg").touch()
 
-    assert dead(files(project)) == ["setup.cfg", "src/my_worker/workerbase/forgotten.py"]
+    forgotten = ("broker/lua/forgotten.lua", "forgotten.py")
+    expected = ["setup.cfg", *(f"src/my_worker/workerbase/{name}" for name in forgotten)]
+    assert dead(files(project)) == expected
 
 
 def test_the_cover_is_pairwise() -> None:
     values = values_of_each_question()
-    rows = [{name: row.get(name) for name in values} for row in pairwise()]
+    rows = [*pairwise()]
 
     for (one, left), (other, right) in product(values.items(), repeat=2):
         if one < other:
             for pair in product(left, right):
-                assert any((row[one], row[other]) == pair for row in rows), (one, other, pair)
+                values_of_pair = dict(zip((one, other), pair, strict=True))
+                unasked = {"streams": False, "stream_name": UNUSUAL["stream_name"]}
+                covered = any((row[one], row[other]) == pair for row in rows)
+                assert covered is (values_of_pair != unasked), values_of_pair
     assert len(rows) < 16
 
 

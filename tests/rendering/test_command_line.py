@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 from pytest_copier.plugin import CopierFixture
-from rendering_support import QUESTIONS, ROOT, TOOLS, environment, files, git, tool, try_tool
+from rendering_support import (
+    FEATURES,
+    QUESTIONS,
+    ROOT,
+    TOOLS,
+    environment,
+    files,
+    git,
+    tool,
+    try_tool,
+)
 
 
 @pytest.fixture
@@ -92,6 +102,14 @@ def test_the_result_is_clean_for_git_and_says_what_to_do_next(clone: Path, tmp_p
     assert "uv run my-worker demo" in said
 
 
+def test_without_streams_and_demo_it_says_what_to_do_instead(clone: Path, tmp_path: Path) -> None:
+    said = render(clone, tmp_path / "project", "-d", "features=[]")
+
+    assert "my-worker demo" not in said
+    assert "uv run pytest" in said
+    assert "add a task: src/my_worker/tasks.py" in said
+
+
 def test_files_of_an_existing_project_are_not_overwritten_unasked(
     clone: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +141,7 @@ def test_rendering_again_changes_nothing(clone: Path, tmp_path: Path) -> None:
 
 
 def test_windows_can_have_every_file(copier: CopierFixture, tmp_path: Path) -> None:
-    project = copier.copy(tmp_path / "project").path
+    project = copier.copy(tmp_path / "project", features=[*FEATURES]).path
     rendered = [*files(project)]
     tracked = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
 

@@ -3,8 +3,9 @@
 from typing import Any, cast
 
 import pytest
-from workerbase import BaseArqWorkerSettings, Ctx, Event, EventContext, EventRouter
+from workerbase import BaseArqWorkerSettings, Ctx
 from workerbase.errors import RegistrationError, SettingsError
+from workerbase.streams import Event, EventContext, EventRouter
 
 
 async def resize_image(ctx: Ctx, name: str) -> None: ...

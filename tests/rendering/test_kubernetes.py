@@ -1,8 +1,6 @@
 """The manifests: what kustomize makes of them fits each kind's published schema and the image."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +11,7 @@ import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 from pytest_copier.plugin import CopierFixture
-from rendering_support import UNUSUAL, Answers, environment, tool
+from rendering_support import KUBERNETES_ANSWERS, tool
 
 Manifest: TypeAlias = dict[str, Any]
 
@@ -23,23 +21,15 @@ KUBERNETES = ("1.31", "1.37")
 CUSTOM = {model.__name__: model for model in (ScaledObject, TriggerAuthentication, ServiceMonitor)}
 """Kinds that KEDA and the Prometheus operator add, generated from their published schemas."""
 
-ANSWERS: dict[str, Answers] = {
-    "plain": {"kubernetes": True},
-    "strange": {"kubernetes": True, "telemetry": True, **UNUSUAL},
-}
+
+@pytest.fixture
+def projects(kubernetes_projects: dict[str, Path]) -> dict[str, Path]:
+    return kubernetes_projects
 
 
-@pytest.fixture(scope="module")
-def projects(copier_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("kubernetes")
-    with pytest.MonkeyPatch.context() as patch:
-        renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
-        return {name: renderer.copy(folder / name, **ANSWERS[name]).path for name in ANSWERS}
-
-
-@pytest.fixture(params=ANSWERS)
-def project(request: pytest.FixtureRequest, projects: dict[str, Path]) -> Path:
-    return projects[request.param]
+@pytest.fixture
+def project(kubernetes_project: Path) -> Path:
+    return kubernetes_project
 
 
 def built(project: Path, folder: str = "overlays/production") -> list[Manifest]:
@@ -72,8 +62,9 @@ def one(manifests: list[Manifest], kind: str) -> Manifest:
 
 def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
     """Yield the template of each pod."""
-    for kind in ("Deployment", "Job"):
-        yield one(manifests, kind)["spec"]["template"]
+    for manifest in manifests:
+        if manifest["kind"] in ("Deployment", "Job"):
+            yield manifest["spec"]["template"]
 
 
 def matches(selector: Manifest, labels: dict[str, str]) -> bool:
@@ -87,10 +78,13 @@ def test_every_manifest_fits_its_published_schema(project: Path, folder: str) ->
     assert {manifest["kind"]: problem(manifest) for manifest in manifests} == dict.fromkeys(
         (manifest["kind"] for manifest in manifests), ""
     )
-    telemetry = {"Service", "ServiceMonitor"} if "strange" in str(project) else set()
-    assert {manifest["kind"] for manifest in manifests} - telemetry == {
-        *("ConfigMap", "Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget"),
+    features = KUBERNETES_ANSWERS[project.name]["features"]
+    assert isinstance(features, list)
+    assert {manifest["kind"] for manifest in manifests} == {
+        *("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget"),
         *("ScaledObject", "TriggerAuthentication"),
+        *(["Job"] if "streams" in features else []),
+        *(["Service", "ServiceMonitor"] if "telemetry" in features else []),
     }
 
 
@@ -173,7 +167,8 @@ def test_probes_run_the_probe_of_the_image(project: Path) -> None:
 
 def test_selectors_mean_the_worker_and_not_the_job(project: Path) -> None:
     manifests = built(project)
-    worker, groups = (pod["metadata"]["labels"] for pod in pods(manifests))
+    worker, *groups = (pod["metadata"]["labels"] for pod in pods(manifests))
+    assert len(groups) == ("streams" in KUBERNETES_ANSWERS[project.name]["features"])
     deployment = one(manifests, "Deployment")
     (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
 
@@ -183,10 +178,10 @@ def test_selectors_mean_the_worker_and_not_the_job(project: Path) -> None:
         spread["labelSelector"],
     ):
         assert matches(selector, worker)
-        assert not matches(selector, groups)
+        assert not [labels for labels in groups if matches(selector, labels)]
     confined = one(manifests, "NetworkPolicy")["spec"]["podSelector"]
     assert matches(confined, worker)
-    assert matches(confined, groups)
+    assert all(matches(confined, labels) for labels in groups)
 
 
 def test_names_refer_to_what_is_there(project: Path) -> None:
@@ -264,118 +259,3 @@ def test_nothing_of_it_is_there_unasked(copier: CopierFixture, tmp_path: Path) -
         assert "kube" not in relative
         if path.is_file() and "/workerbase/" not in relative and relative != "README.md":
             assert not re.search("kustomize|keda", path.read_text("utf-8"), re.IGNORECASE), relative
-
-
-# --- one source of limits
-
-BASE, OVERLAY = "deploy/kubernetes/base/", "deploy/kubernetes/overlays/production/"
-DEPLOYMENT, SCALED = BASE + "deployment.yaml", BASE + "scaled-object.yaml"
-SETTINGS, WORKER = "src/my_worker/settings.py", "src/my_worker/worker.py"
-
-
-def setting(line: str) -> tuple[str, str, str]:
-    return (SETTINGS, '    consumer_group: str = "my-worker"', f"\\g<0>\n    {line}")
-
-
-CHANGED_ALONE = [
-    # The configuration, in each place where it can be set; and every file that has to follow.
-    (setting("job_timeout: float = 300"), ["compose.yaml: stop", f"{DEPLOYMENT}: .*Grace"]),
-    (setting("handler_timeout: float = 90"), ["compose.yaml: stop", f"{DEPLOYMENT}: .*Grace"]),
-    (setting("drain_timeout: float | None = 20"), ["compose.yaml: stop", f"{DEPLOYMENT}: .*Grace"]),
-    (setting("heartbeat_interval: float = 3"), ["Dockerfile: ", f"{DEPLOYMENT}: .*live.*period"]),
-    (setting("lease_timeout: float = 30"), [f"{DEPLOYMENT}: .*minReadySeconds is 15"]),
-    (setting("concurrency: int = 40"), [f"{SCALED}: .* pendingEntriesCount is not 540"]),
-    (setting("concurrency: int = 400"), [f"{SCALED}: .* lagCount is less than .* 400"]),
-    (setting("prefetch: int = 0"), [f"{SCALED}: .* pendingEntriesCount is not 20"]),
-    (setting("max_jobs: int = 50"), [f"{SCALED}: .* listLength is not WORKER_MAX_JOBS, 50"]),
-    (setting("max_jobs: int = 900"), [f"{OVERLAY}scaled-object.yaml: maxReplicaCount is 20"]),
-    (setting('queue_name: str = "jobs"'), [f"{SCALED}: .* runs the jobs of jobs"]),
-    (
-        (SETTINGS, 'consumer_group: str = ".*"', 'consumer_group: str = "others"'),
-        [f"{SCALED}: .* consumerGroup is not WORKER_CONSUMER_GROUP, others"],
-    ),
-    (
-        (WORKER, "router = events", "\\g<0>\n    job_timeout = 120"),
-        ["compose.yaml: stop", f"{DEPLOYMENT}: .*Grace"],
-    ),
-    (
-        (OVERLAY + "worker.env", r"\Z", "WORKER_LEASE_TIMEOUT=5\n"),
-        [f"{DEPLOYMENT}: .*livenessProbe.terminationGracePeriodSeconds is 15, .* makes it 5"],
-    ),
-    (
-        ("src/my_worker/handlers.py", 'stream="orders"', 'stream="parcels"'),
-        [rf"{SCALED}: .* lagCount .* \['orders'\], .* \['parcels'\]"],
-    ),
-    (
-        (
-            WORKER,
-            r"(?s)\Z",
-            "    cron_jobs = (cron(send_confirmation.for_arq().coroutine, minute=0),)\n",
-        ),
-        [f"{SCALED}: minReplicaCount has to be 1"],
-    ),
-    # The files.
-    (("compose.yaml", "(?<=stop_grace_period: )75s", "60s"), ["compose.yaml: stop"]),
-    (("compose.yaml", "WORKER_REDIS_DSN", "WORKER_JOB_TIMEOUT: 99\n      \\g<0>"), ["compose.y"]),
-    (("Dockerfile", "--interval=5s", "--interval=30s"), ["Dockerfile: "]),
-    ((DEPLOYMENT, "GracePeriodSeconds: 75", "GracePeriodSeconds: 30"), [f"{DEPLOYMENT}: .* 30"]),
-    ((DEPLOYMENT, "GracePeriodSeconds: 15", "GracePeriodSeconds: 75"), [f"{DEPLOYMENT}: .*live"]),
-    ((DEPLOYMENT, "minReadySeconds: 15", "minReadySeconds: 0"), [f"{DEPLOYMENT}: .*minReady"]),
-    ((DEPLOYMENT, "periodSeconds: 10", "periodSeconds: 5"), [f"{DEPLOYMENT}: .*period"]),
-    ((SCALED, '"520"', '"5"'), [f"{SCALED}: .* pendingEntriesCount is not 520"]),
-    ((SCALED, '"100"', '"5"'), [f"{SCALED}: .* lagCount is less"]),
-    ((SCALED, '"20"', '"5"'), [f"{SCALED}: .* listLength is not"]),
-    ((SCALED, 'activationLagCount: "0"', 'activationLagCount: "1"'), [f"{SCALED}: .* is not 0"]),
-    ((OVERLAY + "scaled-object.yaml", "20", "300"), [f"{OVERLAY}scaled-object.yaml: maxReplicaC"]),
-    ((BASE + "worker.env", r"\Z", "# redis://me:secret@host\n"), ["DSN belongs into the secret"]),
-]
-
-
-def check_limits(project: Path) -> subprocess.CompletedProcess[str]:
-    """Run the project's own tests of its limits."""
-    tests = ("tests/test_limits.py", "tests/test_kubernetes.py")
-    plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--noconftest")
-    ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "--tb=line", *tests],
-        cwd=project,
-        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    CHANGED_ALONE,
-    ids=[f"{Path(c[0]).name}: {c[2].strip().rpartition('    ')[2]}" for c, _ in CHANGED_ALONE],
-)
-def test_what_is_changed_alone_is_found_and_the_file_is_named(
-    projects: dict[str, Path], change: tuple[str, str, str], named: list[str]
-) -> None:
-    project = projects["plain"]
-    file, pattern, by = change
-    path = project / file
-    before = path.read_text("utf-8")
-    after, count = re.subn(pattern, by, before)
-    assert count
-    if "cron(" in by:
-        after = after.replace("from .", "from arq import cron\n\nfrom .", 1)
-    path.write_text(after, "utf-8")
-    try:
-        found = check_limits(project)
-    finally:
-        path.write_text(before, "utf-8")
-
-    assert found.returncode == 1, found.stdout
-    for sentence in named:
-        assert re.search(sentence, found.stdout), f"{sentence}\n{found.stdout}"
-
-
-def test_unchanged_limits_agree(project: Path) -> None:
-    found = check_limits(project)
-
-    assert found.returncode == 0, found.stdout

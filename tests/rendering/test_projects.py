@@ -1,6 +1,7 @@
 """Rendered projects pass their own tests, linter, formatter and type checkers."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,19 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from pytest_copier.plugin import CopierFixture
-from rendering_support import Answers, describe, environment, git, pairwise, tool
+from rendering_support import (
+    FEATURE_SETS,
+    FEATURES,
+    ROOT,
+    Answers,
+    answers_of,
+    describe,
+    environment,
+    feature_sets,
+    git,
+    pairwise,
+    tool,
+)
 
 pytestmark = pytest.mark.render
 
@@ -25,10 +38,16 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check"),
 }
 
-# Each answer runs on the oldest Python that it promises; the defaults on every one.
-RUNS = [(answers["python_version"], answers) for answers in pairwise()]
+# Each pair of answers runs on the oldest Python that it promises, the defaults on every one.
+RUNS = [(str(row["python_version"]), answers_of(row)) for row in pairwise()]
 DEFAULTS = RUNS[0][1]
 RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13")]
+
+# And each set of features, with the defaults; the other combinations are checked without the tests
+# on real servers, unless ALL_SUITES is set.
+SUITES = list(feature_sets()) if "ALL_SUITES" in os.environ else list(FEATURE_SETS.values())[1:]
+RUNS += [("3.11", {"features": list(features)}) for features in SUITES]
+CHEAP = [features for features in feature_sets() if features not in FEATURE_SETS.values()]
 
 STRANGE_FOLDERS = {"3.12": "Zoë's Wörker (new)"}
 """Where the projects of this Python lie, as homes on Windows and macOS may be called."""
@@ -40,7 +59,7 @@ def homes() -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
         yield {
             python: Path(folder) / STRANGE_FOLDERS.get(python, python) / "project"
-            for python in ("3.11", "3.12", "3.13")
+            for python in ("3.11", "3.12", "3.13", "all")
         }
 
 
@@ -53,7 +72,7 @@ def clear(project: Path) -> None:
             path.unlink()
 
 
-def run_checks(project: Path) -> dict[str, str]:
+def run_checks(project: Path, checks: dict[str, tuple[str, ...]] = CHECKS) -> dict[str, str]:
     """Run all checks side by side; return the output of those that fail."""
     running = {
         name: subprocess.Popen(
@@ -64,7 +83,7 @@ def run_checks(project: Path) -> dict[str, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        for name, command in CHECKS.items()
+        for name, command in checks.items()
     }
     failed: dict[str, str] = {}
     for name, process in running.items():
@@ -96,6 +115,45 @@ def test_a_project_passes_its_own_checks(
     assert git(project, "status", "--porcelain") == "?? uv.lock\n"
 
 
+@pytest.fixture(scope="module")
+def equipped(copier_template: Path, homes: dict[str, Path]) -> Path:
+    """A folder with an environment for all features, in which projects come and go."""
+    project = homes["all"]
+    with pytest.MonkeyPatch.context() as patch:
+        renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
+        renderer.copy(project, features=list(FEATURES))
+    tool("uv", "sync", "--quiet", "--python", "3.11", cwd=project)
+    return project
+
+
+CHEAP_CHECKS = CHECKS | {
+    "pytest": (*CHECKS["pytest"], "-m", "not integration"),
+    "pyright": ("pyright", "--project", "pyright.json"),
+}
+# Types of the base itself are checked where it lies, and in the projects above.
+OWN_FILES = {
+    "include": ["src", "tests"],
+    "exclude": ["**/workerbase"],
+    "venvPath": ".",
+    "venv": ".venv",
+    "typeCheckingMode": "strict",
+    "reportMissingTypeStubs": False,
+}
+
+
+@pytest.mark.parametrize("features", CHEAP, ids=["+".join(features) for features in CHEAP])
+def test_every_other_combination_of_features_passes_its_fast_checks(
+    copier: CopierFixture, equipped: Path, features: tuple[str, ...]
+) -> None:
+    clear(equipped)
+    copier.copy(equipped, features=list(features))
+    (equipped / "pyright.json").write_text(json.dumps(OWN_FILES))
+
+    failed = run_checks(equipped, CHEAP_CHECKS)
+
+    assert not failed, "\n".join(f"--- {name}\n{output}" for name, output in failed.items())
+
+
 def test_a_failing_check_is_noticed(copier: CopierFixture, homes: dict[str, Path]) -> None:
     project = homes["3.11"]
     clear(project)
@@ -114,25 +172,112 @@ def test_a_failing_check_is_noticed(copier: CopierFixture, homes: dict[str, Path
     assert set(run_checks(project)) == {"pytest", "mypy", "pyright", "ruff check"}
 
 
-def test_the_wheel_holds_package_licence_and_type_marker(
-    copier: CopierFixture, tmp_path: Path
+BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
+
+
+def expected_scripts(features: tuple[str, ...]) -> set[str]:
+    """Return the scripts that the template has for a project with these features."""
+    left_out = {"streams", "leased_jobs"} - {*features}
+    packages = {"leased_jobs": "jobs", "streams": "streams"}
+    excluded = tuple(f"{packages[name]}/" for name in left_out)
+    found = {path.relative_to(BASE).as_posix() for path in BASE.rglob("*.lua")}
+    return {name for name in found if not name.startswith(excluded)}
+
+
+@pytest.mark.parametrize("features", FEATURE_SETS.values(), ids=FEATURE_SETS)
+def test_the_wheel_has_package_scripts_licence_and_type_marker_and_nothing_for_development(
+    copier: CopierFixture, tmp_path: Path, features: tuple[str, ...]
 ) -> None:
-    project = copier.copy(tmp_path / "project").path
+    project = copier.copy(tmp_path / "project", features=list(features)).path
 
     tool("uv", "build", "--quiet", "--wheel", cwd=project)
 
     (wheel,) = (project / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"my_worker/py.typed", "my_worker/workerbase/probe.py"} <= names
+    base = "my_worker/workerbase/"
+    assert {"my_worker/py.typed", f"{base}process/probe.py"} <= names
     assert "my_worker-0.1.0.dist-info/licenses/LICENSE" in names
     assert not {name for name in names if not name.startswith("my_worker")}
+    assert not {name for name in names if re.search("/(testing|devtools)/", name)}
+    scripts = {name.removeprefix(base) for name in names if name.endswith(".lua")}
+    assert scripts == expected_scripts(features)
+    assert ("streams/lua/reclaim.lua" in scripts) is ("streams" in features)
+    assert ("jobs/lua/claim.lua" in scripts) is ("leased_jobs" in features)
+    assert "broker/lua/enqueue.lua" in scripts
+
+
+def test_what_is_installed_from_the_wheel_runs_its_commands_and_finds_its_scripts(
+    copier: CopierFixture, tmp_path: Path
+) -> None:
+    project = copier.copy(tmp_path / "project", features=list(FEATURES)).path
+    tool("uv", "build", "--quiet", "--wheel", cwd=project)
+    (wheel,) = (project / "dist").glob("*.whl")
+    tool("uv", "venv", "--quiet", "--python", "3.11", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    extras = f"{wheel}[cli,telemetry]"
+    tool("uv", "pip", "install", "--quiet", "--python", python, extras, cwd=tmp_path)
+
+    listed = tool_of(python, "my-worker", "--help").partition("Commands:")[2]
+    commands = {line.split()[0] for line in listed.splitlines() if line.strip()}
+    assert commands == {"dlq", "enqueue", "groups", "health", "publish", "run", "status"}
+    code = "import my_worker.worker as w, json; print([s.name for s in w.WorkerSettings.services])"
+    assert tool_of(python, "python", "-c", code) == "['streams', 'jobs', 'telemetry']\n"
+
+
+def tool_of(python: Path, name: str, *arguments: str) -> str:
+    """Run a program beside ``python``; return its output."""
+    return subprocess.check_output(
+        [python.with_name(name), *arguments], text=True, env=environment(), cwd=python.parent
+    )
+
+
+@pytest.mark.parametrize("features", FEATURE_SETS.values(), ids=FEATURE_SETS)
+def test_the_context_of_the_image_has_what_the_wheel_is_built_from(
+    copier: CopierFixture, tmp_path: Path, features: tuple[str, ...]
+) -> None:
+    """The image installs the project as the wheel that is built from its context."""
+    project = copier.copy(tmp_path / "project", features=list(features)).path
+    dockerfile = (project / "Dockerfile").read_text("utf-8")
+    assert "COPY . ." in dockerfile
+    assert "uv pip install --no-deps --prefix /project ." in dockerfile
+    assert "editable" not in dockerfile
+    context = sent_to_docker(project)
+    for name in context:
+        (tmp_path / "context" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project / name, tmp_path / "context" / name)
+    (copied,) = re.findall(r"^COPY --chmod=644 (\S+)", dockerfile, re.MULTILINE)
+    assert copied in context
+
+    target = tmp_path / "installed"
+    install = ("uv", "pip", "install", "--quiet", "--no-deps", "--prefix", str(target))
+    tool(*install, ".", cwd=tmp_path / "context")
+
+    (base,) = target.glob("lib/python*/site-packages/my_worker/workerbase")
+    installed = {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
+    assert {name for name in installed if name.endswith(".lua")} == expected_scripts(features)
+    assert not {name for name in installed if name.startswith(("testing/", "devtools/"))}
+    assert "process/probe.py" in installed
+
+
+def sent_to_docker(project: Path) -> set[str]:
+    """Return the files that .dockerignore leaves in: it excludes all, then names what is needed."""
+    first, *lines = (project / ".dockerignore").read_text("utf-8").split()
+    assert first == "*"
+    wanted = tuple(line.removeprefix("!") for line in lines if line.startswith("!"))
+    names = (path.relative_to(project) for path in project.rglob("*") if path.is_file())
+    return {
+        name.as_posix()
+        for name in names
+        if name.parts[0] in wanted and "__pycache__" not in name.parts
+    }
 
 
 @pytest.mark.parametrize("telemetry", [False, True])
 def test_the_bill_of_materials_is_valid_and_lists_what_the_image_installs(
     copier: CopierFixture, tmp_path: Path, telemetry: bool
 ) -> None:
-    project = copier.copy(tmp_path / "project", telemetry=telemetry).path
+    features = ["telemetry"] if telemetry else []
+    project = copier.copy(tmp_path / "project", features=features).path
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     (options,) = re.findall(r"run: uv (export .*)$", workflow, re.MULTILINE)
 
@@ -145,4 +290,5 @@ def test_the_bill_of_materials_is_valid_and_lists_what_the_image_installs(
     assert {"arq", "redis"} <= listed
     dockerfile = (project / "Dockerfile").read_text("utf-8")
     assert ("--all-extras" in dockerfile) is ("sentry-sdk" in listed) is telemetry
+    assert {"click", "rich"} <= listed
     assert not listed & {"pytest", "ruff"}

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from streamkit import client_of
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 
 

@@ -7,16 +7,18 @@ import sys
 
 from streamkit import RECORD, Work
 from workerbase.base import BaseArqWorkerSettings
-from workerbase.config import WorkerConfig
-from workerbase.events import EventContext, EventRouter
-from workerbase.runner import run
+from workerbase.jobs import LeasedJobs
+from workerbase.process.runner import run
+from workerbase.process.settings import resolved_settings
+from workerbase.streams import EventContext, EventRouter, Streams
+from workerconfig import Config
 
 router = EventRouter()
 
 
 @router.on(Work)
 async def handle(event: Work, ctx: EventContext) -> None:
-    """Say so, then do what the message says."""
+    """Record the start, then do what the message says."""
     await ctx.redis.execute_command("RPUSH", RECORD, f"start {event.number} {os.getpid()}")
     if event.kind == "killer":
         os._exit(9)
@@ -28,16 +30,11 @@ async def handle(event: Work, ctx: EventContext) -> None:
     await ctx.redis.execute_command("RPUSH", RECORD, f"end {event.number} {os.getpid()}")
 
 
-def load() -> type[BaseArqWorkerSettings]:
-    own_router, own_config = router, WorkerConfig.load()
-
-    class Settings(BaseArqWorkerSettings):
-        config = own_config
-        router = own_router
-
-    return Settings
+class Settings(BaseArqWorkerSettings):
+    config = Config.load()
+    services = (Streams(router), LeasedJobs())
 
 
 if __name__ == "__main__":
     logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
-    sys.exit(run(load))
+    sys.exit(run(resolved_settings(Settings)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -12,15 +13,22 @@ from typing import Any, cast
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from redis.exceptions import ResponseError
-from workerbase import wire
-from workerbase.base import requeue_to_stream
-from workerbase.config import WorkerConfig
-from workerbase.connect import connect, raw_entries
-from workerbase.consumer import Consumer
-from workerbase.delivery.streams import publish
-from workerbase.devtools.server import Server
-from workerbase.events import Event
+from workerbase.base import BaseArqWorkerSettings, requeue_to_stream
+from workerbase.broker import codec
+from workerbase.broker.client import connect, raw_entries
+from workerbase.broker.enqueue import QueueClient
+from workerbase.broker.redis_errors import is_missing_group
+from workerbase.engine.held_leases import HeldLeases
+from workerbase.process.service import WorkerContext
+from workerbase.process.settings import resolved_settings
+from workerbase.streams import EventContext, EventRouter, Streams
+from workerbase.streams.consumer import BLOCK_MS, Consumer
+from workerbase.streams.events import Event
+from workerbase.streams.publish import publish
+from workerbase.streams.settlement import StreamSettlement
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
 STREAM = "work"
 GROUP = "workers"
@@ -36,20 +44,64 @@ class Work(Event, type="work", stream=STREAM):
 
 @contextlib.asynccontextmanager
 async def client_of(server: Server) -> AsyncIterator[RedisClient]:
-    redis = connect(WorkerConfig.model_validate({"redis_dsn": server.dsn}).location)
+    redis = connect(Config.model_validate({"redis_dsn": server.dsn}).dsn)
     try:
         yield cast("RedisClient", redis)
     finally:
         await redis.aclose(close_connection_pool=True)
 
 
+def worker_for(redis: object, own_config: Config | None = None, **more: Any) -> WorkerContext:
+    """Make the context of a worker that has ``redis``, which may be a fake, as its client.
+
+    ``more`` are fields of the context, and `services` of the settings.
+    """
+    own_services = tuple(more.pop("services", ()))
+
+    class Settings(BaseArqWorkerSettings):
+        config = own_config or Config()
+        services = own_services
+
+    settings = resolved_settings(Settings)
+    more.setdefault("retry_policy", settings.retry_policy)
+    worker = WorkerContext(
+        settings=settings, redis=cast("QueueClient", redis), runs_services=True, **more
+    )
+    worker.ctx = {"redis": redis, "worker": worker}
+    return worker
+
+
+def settlement_of(
+    redis: object,
+    consumer: str = "me",
+    *,
+    stream: str = STREAM,
+    draining: bool = False,
+    **more: Any,
+) -> StreamSettlement:
+    """Make a settlement; ``draining`` does not wait for Redis, and ``more`` are settings."""
+    return StreamSettlement(
+        worker=worker_for(redis, Config(**more)),
+        held=HeldLeases([stream]),
+        group=GROUP,
+        consumer=consumer,
+        draining=draining,
+    )
+
+
 @contextlib.asynccontextmanager
-async def consuming(router: Any, config: WorkerConfig, **options: Any) -> AsyncIterator[Consumer]:
-    """Run a consumer beside the test; it drains at the end."""
-    redis, reader = connect(config.location), connect(config.location)
-    consumer = Consumer(cast("RedisClient", redis), raw_entries(reader), router, config, **options)
+async def consuming(
+    router: EventRouter, config: Config, *, block_ms: int | None = BLOCK_MS, **more: Any
+) -> AsyncIterator[Consumer]:
+    """Run a consumer beside the test; it drains at the end.
+
+    ``more`` are fields of its `WorkerContext`: ``availability``, ``monitors``, ``retry_policy``.
+    """
+    redis, reader = connect(config.dsn), connect(config.dsn)
+    worker = worker_for(redis, config, services=[Streams(router)], **more)
+    consumer = Consumer(worker, raw_entries(reader), router, config, block_ms=block_ms)
     stop = asyncio.Event()
-    running = asyncio.create_task(consumer.run(stop))
+    running = asyncio.create_task(consumer.serve(stop, config.drain_seconds))
     try:
         yield consumer
     finally:
@@ -57,6 +109,38 @@ async def consuming(router: Any, config: WorkerConfig, **options: Any) -> AsyncI
         await running
         await redis.aclose(close_connection_pool=True)
         await reader.aclose(close_connection_pool=True)
+
+
+@contextlib.asynccontextmanager
+async def started(router: EventRouter, config: Config, **more: Any) -> AsyncIterator[Streams]:
+    """Start the service `Streams` as the runner does, without serving yet."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def open_client() -> QueueClient:
+            client = connect(config.dsn, config.queue_name)
+            stack.push_async_callback(client.aclose, close_connection_pool=True)
+            return client
+
+        declared = Streams(router)
+        worker = worker_for(
+            open_client(), config, services=[declared], open_client=open_client, **more
+        )
+        service = copy.copy(declared)
+        await service.startup(worker)
+        yield service
+
+
+@contextlib.asynccontextmanager
+async def serving(router: EventRouter, config: Config, **more: Any) -> AsyncIterator[Streams]:
+    """Run the service `Streams` beside the test; it drains at the end."""
+    async with started(router, config, **more) as service:
+        stop = asyncio.Event()
+        running = asyncio.create_task(service.serve(stop, config.drain_seconds))
+        try:
+            yield service
+        finally:
+            stop.set()
+            await running
 
 
 async def make_group(redis: RedisClient, *groups: str, stream: str = STREAM) -> None:
@@ -71,7 +155,7 @@ async def read_as(
     reply = await redis.execute_command(
         "XREADGROUP", "GROUP", group, consumer, "COUNT", count, "STREAMS", stream, ">"
     )
-    return [wire.text(entry_id) for _, entries in reply or () for entry_id, _ in entries]
+    return [codec.decode(entry_id) for _, entries in reply or () for entry_id, _ in entries]
 
 
 async def expire_leases(redis: RedisClient, *, suspect: bool = True) -> list[str]:
@@ -83,7 +167,7 @@ async def expire_leases(redis: RedisClient, *, suspect: bool = True) -> list[str
             "XCLAIM", STREAM, GROUP, row["consumer"], 0, row["message_id"],
             "IDLE", 86_400_000, "RETRYCOUNT", count, "JUSTID", parse_justid=True,
         )  # fmt: skip
-        expired.append(wire.text(row["message_id"]))
+        expired.append(codec.decode(row["message_id"]))
     return expired
 
 
@@ -95,7 +179,7 @@ async def pending(
             "XPENDING", stream, group, "-", "+", 100_000, parse_detail=True
         )
     except ResponseError as exc:
-        if "NOGROUP" not in str(exc):
+        if not is_missing_group(exc):
             raise
         return []  # a worker that is ready is still about to make it
 
@@ -106,21 +190,21 @@ async def length(redis: RedisClient, stream: str) -> int:
 
 async def entries(redis: RedisClient, stream: str) -> list[dict[str, str]]:
     rows = await redis.execute_command("XRANGE", stream, "-", "+")
-    return [{wire.text(k): wire.text(v) for k, v in fields.items()} for _, fields in rows]
+    return [{codec.decode(k): codec.decode(v) for k, v in fields.items()} for _, fields in rows]
 
 
-async def run_jobs(redis: RedisClient, config: WorkerConfig, *, twice: bool = False) -> int:
+async def run_jobs(redis: RedisClient, config: Config, *, twice: bool = False) -> int:
     """Run the requeue jobs at once, whether due or not; return how many.
 
-    ``twice`` is what two workers do that took the same job.
+    ``twice`` is what two workers do that run the same job.
     """
-    count = 0
+    count, worker = 0, worker_for(redis, config)
     for raw_id in await redis.execute_command("ZRANGE", config.queue_name, 0, -1):
-        job_id = wire.text(raw_id)
+        job_id = codec.decode(raw_id)
         raw = await redis.execute_command("GET", job_key_prefix + job_id)
-        name, args, kwargs, *_ = deserialize_job_raw(raw, deserializer=wire.loads)
+        name, args, kwargs, *_ = deserialize_job_raw(raw, deserializer=codec.loads)
         assert (name, kwargs) == ("requeue_to_stream", {})
-        ctx: dict[str, object] = {"redis": redis, "config": config, "job_id": job_id, "job_try": 1}
+        ctx = {**worker.ctx, "job_id": job_id, "job_try": 1}
         for _ in range(1 + twice):
             await requeue_to_stream(ctx, *cast("tuple[Any, Any]", args))
         count += 1
@@ -184,8 +268,60 @@ class Process:
 
 
 async def record(redis: RedisClient) -> list[str]:
-    return [wire.text(item) for item in await redis.execute_command("LRANGE", RECORD, 0, -1)]
+    return [codec.decode(item) for item in await redis.execute_command("LRANGE", RECORD, 0, -1)]
 
 
 async def send(redis: RedisClient, *numbers: int, **fields: Any) -> list[str]:
     return list(await publish(redis, *(Work(number=n, **fields) for n in numbers)))
+
+
+def recorder() -> tuple[EventRouter, list[EventContext], list[Work]]:
+    """A router whose handler keeps what it gets."""
+    router, contexts, events = EventRouter(), list[EventContext](), list[Work]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        contexts.append(ctx)
+        events.append(event)
+        await asyncio.sleep(event.seconds)
+
+    return router, contexts, events
+
+
+def failing(*errors: BaseException | None) -> tuple[EventRouter, list[EventContext]]:
+    """A router whose handler raises these in turn, then the last one forever."""
+    router, contexts, left = EventRouter(), list[EventContext](), list(errors)
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        contexts.append(ctx)
+        error = left.pop(0) if len(left) > 1 else left[0]
+        if error is not None:
+            raise error
+
+    return router, contexts
+
+
+async def nothing_pending(redis: RedisClient) -> bool:
+    return await pending(redis) == []
+
+
+async def abandon(redis: RedisClient, entry_id: str, deliveries: int = 1) -> None:
+    """Let its lease end, as if it had been delivered ``deliveries`` times."""
+    await redis.execute_command(
+        "XCLAIM", STREAM, GROUP, "dead", 0, entry_id,
+        "IDLE", 86_400_000, "RETRYCOUNT", deliveries, "JUSTID", parse_justid=True,
+    )  # fmt: skip
+
+
+async def abandon_first(redis: RedisClient, entry_id: str) -> None:
+    await read_as(redis, "dead")
+    await abandon(redis, entry_id)
+
+
+async def owners(redis: RedisClient) -> dict[str, tuple[str, int]]:
+    """Who holds each entry, and how often it was delivered."""
+    return {
+        codec.decode(row["message_id"]): (codec.decode(row["consumer"]), row["times_delivered"])
+        for row in await pending(redis)
+    }

@@ -16,21 +16,22 @@ from streamkit import (
     client_of,
     consuming,
     make_group,
+    nothing_pending,
     pending,
     record,
     run_jobs,
     send,
 )
 from waiting import until
-from workerbase import probe
-from workerbase.config import WorkerConfig
-from workerbase.connect import OUTAGE_ERRORS
-from workerbase.devtools.server import Server
-from workerbase.events import EventContext, EventRouter
-from workerbase.link import RedisLink
+from workerbase.broker.availability import RedisAvailability
+from workerbase.broker.redis_errors import OUTAGE_ERRORS
+from workerbase.process import probe
+from workerbase.streams import EventContext, EventRouter
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
-ConfigFor = Callable[..., WorkerConfig]
+ConfigFor = Callable[..., Config]
 RESUMES_S = 2.0
 
 
@@ -97,10 +98,6 @@ async def test_redis_killed_and_restarted(lasting: Server, tmp_path: Path) -> No
         await until(lambda: nothing_pending(redis))
 
 
-async def nothing_pending(redis: RedisClient) -> bool:
-    return await pending(redis) == []
-
-
 async def test_redis_frozen_for_ten_seconds(own_server: Server, tmp_path: Path) -> None:
     async with client_of(own_server) as redis, working(own_server, tmp_path / "w") as worker:
         await send(redis, *range(5), seconds=0.5)
@@ -113,7 +110,7 @@ async def test_redis_frozen_for_ten_seconds(own_server: Server, tmp_path: Path) 
             assert probe.check(str(worker.health_file), ready=False) == ""
         finally:
             own_server.thaw()
-        # Reads that Redis answers only now, to nobody, hold entries until the lease is over.
+        # Reads that Redis answers only now, to nobody, hold entries until the lease ends.
         assert await goes_on(redis, 100) <= RESUMES_S + 1.0
         await until(lambda: handled(redis, *range(5)))
         await until(lambda: nothing_pending(redis))
@@ -212,7 +209,7 @@ async def test_redis_out_of_memory(lasting: Server, config_for: ConfigFor) -> No
             raise ValueError("bad")
         good.append(event.number)
 
-    link = RedisLink()
+    availability = RedisAvailability()
     config = config_for(lasting, lease_timeout=1.0)
     async with client_of(lasting) as redis:
         await make_group(redis)
@@ -220,17 +217,19 @@ async def test_redis_out_of_memory(lasting: Server, config_for: ConfigFor) -> No
         await send(redis, 2)
         await redis.execute_command("CONFIG", "SET", "maxmemory-policy", "noeviction")
         await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
-        async with consuming(router, config, link=link) as consumer:
+        async with consuming(router, config, availability=availability) as consumer:
             await until(lambda: good == [2])
-            await until(lambda: not link.up and consumer.reads)
-            await stays(lambda: not link.up, 2.0)  # twice the lease: it is renewed meanwhile
+            await until(lambda: not availability.up and consumer.reads)
+            await stays(
+                lambda: not availability.up, 2.0
+            )  # twice the lease: it is renewed meanwhile
             (row,) = await pending(redis)
             assert row["times_delivered"] == 1
             await redis.execute_command("CONFIG", "SET", "maxmemory", "0")
             start = time.monotonic()
             await until(lambda: consumer.counts["retried"] == 1)
             assert time.monotonic() - start <= RESUMES_S
-            await until(lambda: link.up)
+            await until(lambda: availability.up)
             await run_jobs(redis, config)
             await until(lambda: good == [2, 1])
 
@@ -257,15 +256,17 @@ async def test_a_drain_does_not_wait_for_a_redis_that_is_full(
         await fail.wait()
         raise ValueError("bad")
 
-    link = RedisLink()
+    availability = RedisAvailability()
     async with client_of(own_server) as redis:
         async with asyncio.timeout(20):
-            async with consuming(router, config_for(own_server, drain_timeout=60), link=link):
+            async with consuming(
+                router, config_for(own_server, drain_timeout=60), availability=availability
+            ):
                 await send(redis, 1)
                 await started.wait()
                 await redis.execute_command("CONFIG", "SET", "maxmemory", "1")
                 fail.set()
-                await until(lambda: not link.up)
+                await until(lambda: not availability.up)
         (row,) = await pending(redis)
-        assert row["times_delivered"] == 0  # handed back
+        assert row["times_delivered"] == 0  # released
         assert await redis.execute_command("EXISTS", "arq:queue", f"{STREAM}:dlq") == 0

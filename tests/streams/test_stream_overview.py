@@ -1,4 +1,4 @@
-"""What `overview` tells of streams, on each server: in flight, retries to come, dead letters."""
+"""What `overview` shows of streams, on each server: in flight, retries to come, dead letters."""
 
 import asyncio
 import json
@@ -8,18 +8,26 @@ from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
-from streamkit import STREAM, Work, consuming, make_group, read_as, send
+from streamkit import (
+    STREAM,
+    Work,
+    consuming,
+    make_group,
+    read_as,
+    send,
+    worker_for,
+)
 from waiting import until
-from workerbase.config import WorkerConfig
-from workerbase.devtools.server import Server
 from workerbase.errors import PermanentError
-from workerbase.events import EventContext, EventRouter
-from workerbase.telemetry.overview import LOOKED_AT, SHOWN, Due, Overview, overview
+from workerbase.streams import EventContext, EventRouter, Streams
+from workerbase.telemetry.overview import MAX_EXAMINED, MAX_SHOWN, Due, Overview, overview
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
-ConfigFor = Callable[..., WorkerConfig]
+ConfigFor = Callable[..., Config]
 HOURS_S = 86_400.0
-"""As a backoff: nothing is tried again while the test runs."""
+"""As a backoff: nothing is retried while the test runs."""
 
 
 @pytest.fixture
@@ -32,10 +40,10 @@ def look(
 
     router = EventRouter()
     router.on(Work)(work)
-    config = config_for(each_server)
+    settings = worker_for(each, config_for(each_server), services=[Streams(router)]).settings
 
     async def look(**options: Any) -> Overview:
-        return await overview(cast("ArqRedis", each), config, router, **options)
+        return await overview(cast("ArqRedis", each), settings, **options)
 
     return cast("Any", look)
 
@@ -44,30 +52,30 @@ async def test_an_empty_server_has_nothing_and_stays_empty(each: RedisClient, lo
     found = await look()
     assert (found.workers, found.in_flight, found.jobs) == ((), (), 0)
     assert (found.later.total, found.later.first) == (0, ())
-    assert [(dead.name, dead.total, dead.groups) for dead in found.dead] == [
-        ("work:dlq", 0, ()),
-        ("arq:queue:dlq", 0, ()),
+    assert [(dead.source, dead.total, dead.groups) for dead in found.dead] == [
+        ("work", 0, ()),
+        ("arq:queue", 0, ()),
     ]
     assert await each.execute_command("DBSIZE") == 0
 
 
-async def test_messages_in_hand_are_told_with_worker_age_and_deliveries(
+async def test_messages_in_hand_are_listed_with_worker_age_and_deliveries(
     each: RedisClient, each_server: Server, config_for: ConfigFor, look: Any
 ) -> None:
-    router, go, begun = EventRouter(), asyncio.Event(), list[int]()
+    router, go, running = EventRouter(), asyncio.Event(), list[int]()
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None:
-        begun.append(event.number)
+        running.append(event.number)
         await go.wait()
 
     async with consuming(router, config_for(each_server, concurrency=3)) as consumer:
         ids = await send(each, 1, 2, 3, kind="hunter2")
-        await until(lambda: len(begun) == 3)
+        await until(lambda: len(running) == 3)
         found = await look()
         go.set()
         process = consumer.name.rpartition("-")[0]
-        assert [(item.what, item.id, item.worker, item.tries) for item in found.in_flight] == [
+        assert [(item.what, item.id, item.worker, item.attempt) for item in found.in_flight] == [
             (STREAM, entry_id, process, 1) for entry_id in ids
         ]
         assert found.in_flight[0].age_s >= found.in_flight[-1].age_s >= 0
@@ -79,7 +87,7 @@ async def test_messages_in_hand_are_told_with_worker_age_and_deliveries(
         assert (await look()).workers[0].messages < 3
 
 
-async def test_entries_of_a_worker_that_died_are_told_as_its_own(
+async def test_entries_of_a_worker_that_died_are_listed_as_its_own(
     each: RedisClient, look: Any
 ) -> None:
     await make_group(each)
@@ -91,7 +99,7 @@ async def test_entries_of_a_worker_that_died_are_told_as_its_own(
         ("host-1", 2, 0),
         ("host-2", 1, 0),
     ]
-    assert found.status.streams[0].settled in (0, None)
+    assert found.status.sources[0].settled in (0, None)
 
 
 async def test_a_message_that_failed_is_a_retry_to_come(
@@ -109,7 +117,7 @@ async def test_a_message_that_failed_is_a_retry_to_come(
         ids = await send(each, 1, 2)
         await until(lambda: consumer.counts["retried"] == 2)
     later = (await look()).later
-    assert (later.total, later.looked_at) == (2, 2)
+    assert (later.total, later.examined) == (2, 2)
     assert (later.messages, later.jobs, later.deferred) == (2, 0, 0)
     assert {(due.kind, due.what, due.id) for due in later.first} == {
         ("message", STREAM, entry_id) for entry_id in ids
@@ -118,7 +126,7 @@ async def test_a_message_that_failed_is_a_retry_to_come(
     assert "hunter2" not in str(later)
 
 
-async def test_dead_letters_are_told_by_error_and_read_again_only_if_they_changed(
+async def test_dead_letters_are_grouped_by_error_and_read_again_only_if_they_changed(
     each: RedisClient, each_server: Server, config_for: ConfigFor, look: Any
 ) -> None:
     router = EventRouter()
@@ -134,7 +142,7 @@ async def test_dead_letters_are_told_by_error_and_read_again_only_if_they_change
     before = await look()
     dead = before.dead[0]
     (group,) = dead.groups
-    assert (dead.name, dead.total, dead.looked_at) == ("work:dlq", 3, 3)
+    assert (dead.source, dead.total, dead.examined) == (STREAM, 3, 3)
     assert (group.count, group.event_type, group.reason) == (3, "work", "permanent")
     assert group.error.startswith("PermanentError: customer ")
     assert "hunter2" not in str(before)
@@ -171,7 +179,7 @@ async def test_ten_times_as_much_in_redis_is_not_read_and_nothing_is_written(
     await make_group(each)
 
     async def read(count: int) -> tuple[int, Overview]:
-        """Look with so many of everything; return how many bytes the server sent."""
+        """Look at ``count`` of everything; return how many bytes the server sent."""
         await each.execute_command("EVAL", FILL, 0, count)
         await read_as(each, "host-1-0123abcd", count)
         await each.execute_command("CONFIG", "RESETSTAT")
@@ -183,12 +191,12 @@ async def test_ten_times_as_much_in_redis_is_not_read_and_nothing_is_written(
     stats = await each.execute_command("INFO", "commandstats")
     many, found = await read(20_000)
     assert many < few * 1.05
-    assert found.status.streams[0].pending == 22_000
-    assert len(found.in_flight) == len(found.later.first) == SHOWN
-    assert (found.later.total, found.later.looked_at) == (20_000, LOOKED_AT)
+    assert found.status.sources[0].in_work == 22_000
+    assert len(found.in_flight) == len(found.later.first) == MAX_SHOWN
+    assert (found.later.total, found.later.examined) == (20_000, MAX_EXAMINED)
     assert found.later.first[0] == Due("deferred", "?", "later1", pytest.approx(9e11, rel=0.1))
-    assert (found.dead[0].total, found.dead[0].looked_at) == (22_000, LOOKED_AT)
-    assert sum(group.count for group in found.dead[0].groups) == LOOKED_AT
+    assert (found.dead[0].total, found.dead[0].examined) == (22_000, MAX_EXAMINED)
+    assert sum(group.count for group in found.dead[0].groups) == MAX_EXAMINED
 
     names = {name.removeprefix("cmdstat_").partition("|")[0] for name in stats} - {"config"}
     assert "xinfo" in names

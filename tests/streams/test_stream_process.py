@@ -1,4 +1,4 @@
-"""Real worker processes: killed, poisoned, told to stop."""
+"""Real worker processes: killed, poisoned, stopped by a signal."""
 
 import asyncio
 import signal
@@ -12,23 +12,20 @@ from streamkit import (
     entries,
     length,
     make_group,
+    nothing_pending,
     pending,
     record,
     send,
 )
 from waiting import until
-from workerbase import probe
-from workerbase.devtools.server import Server
+from workerbase.process import probe
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 
 
 async def recorded(redis: RedisClient, *lines: str) -> bool:
     done = await record(redis)
     return all(any(item.startswith(line) for item in done) for line in lines)
-
-
-async def nothing_pending(redis: RedisClient) -> bool:
-    return await pending(redis) == []
 
 
 async def test_what_a_killed_worker_held_runs_elsewhere_within_one_lease(
@@ -139,7 +136,7 @@ async def test_sigterm_finishes_what_runs_and_leaves_the_rest_to_others(
     assert await redis.execute_command("XINFO", "CONSUMERS", STREAM, GROUP) == []
 
 
-async def test_a_drain_that_takes_too_long_hands_the_running_ones_back_too(
+async def test_a_drain_that_takes_too_long_releases_the_running_ones_too(
     redis: RedisClient, server: Server, tmp_path: Path
 ) -> None:
     async with Process(server, tmp_path / "a", lease_timeout=60, drain_timeout=0.5) as first:

@@ -5,12 +5,21 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
-from streamkit import GROUP, STREAM, Work, make_group, read_as, send
-from workerbase.config import WorkerConfig
-from workerbase.devtools.server import Server
-from workerbase.events import EventContext, EventRouter
-from workerbase.status import LAG_COUNT_LIMIT, StreamStatus, snapshot
+from streamkit import (
+    GROUP,
+    STREAM,
+    Work,
+    make_group,
+    read_as,
+    send,
+    worker_for,
+)
+from workerbase.engine.sources import MAX_COUNTED, SourceStatus
+from workerbase.inspector.status import snapshot
+from workerbase.streams import EventContext, EventRouter, Streams
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
 router = EventRouter()
 
@@ -20,9 +29,10 @@ async def handle(event: Work, ctx: EventContext) -> None:
     """Do nothing."""
 
 
-async def status(redis: RedisClient, server: Server) -> StreamStatus:
-    config = WorkerConfig.model_validate({"redis_dsn": server.dsn})
-    (found,) = (await snapshot(redis, config, router)).streams
+async def status(redis: RedisClient, server: Server) -> SourceStatus:
+    config = Config.model_validate({"redis_dsn": server.dsn})
+    settings = worker_for(redis, config, services=[Streams(router)]).settings
+    found, _queue = (await snapshot(redis, settings)).sources
     return found
 
 
@@ -30,19 +40,19 @@ async def test_a_stream_that_is_not_there_yet_is_empty(
     each: RedisClient, each_server: Server
 ) -> None:
     found = await status(each, each_server)
-    assert (found.length, found.lag, found.pending, found.consumers) == (0, 0, 0, 0)
-    assert (found.added, found.settled, found.oldest_pending_s) == (None, None, None)
+    assert (found.length, found.waiting, found.in_work, found.consumers) == (0, 0, 0, 0)
+    assert (found.added, found.settled, found.oldest_in_work_s) == (None, None, None)
     assert found.oldest_s is None
 
 
 async def test_without_our_group_all_of_it_waits(each: RedisClient, each_server: Server) -> None:
     await send(each, 1, 2, 3)
-    assert (await status(each, each_server)).lag == 3
+    assert (await status(each, each_server)).waiting == 3
     await make_group(each, "another")
     await read_as(each, "somebody", group="another")
     found = await status(each, each_server)
-    assert (found.lag, found.pending, found.consumers) == (3, 0, 0)
-    assert found.oldest_s == found.oldest_unread_s is not None
+    assert (found.waiting, found.in_work, found.consumers) == (3, 0, 0)
+    assert found.oldest_s == found.oldest_waiting_s is not None
     assert 0 <= found.oldest_s < 60
 
 
@@ -56,24 +66,24 @@ async def test_what_waits_is_counted_where_the_server_has_lost_count(
     await read_as(each, "me", count=4)
     await each.execute_command("XDEL", STREAM, ids[7])
     found = await status(each, each_server)
-    assert (found.length, found.lag, found.pending, found.consumers) == (9, 5, 4, 1)
-    assert found.oldest_pending_s is not None
-    assert found.oldest_unread_s is not None
-    assert found.oldest_unread_s < 60
-    assert found.oldest_s == found.oldest_pending_s >= 3_600
+    assert (found.length, found.waiting, found.in_work, found.consumers) == (9, 5, 4, 1)
+    assert found.oldest_in_work_s is not None
+    assert found.oldest_waiting_s is not None
+    assert found.oldest_waiting_s < 60
+    assert found.oldest_s == found.oldest_in_work_s >= 3_600
     await each.execute_command("XACK", STREAM, GROUP, *ids)
-    assert (await status(each, each_server)).oldest_pending_s is None
+    assert (await status(each, each_server)).oldest_in_work_s is None
 
 
 async def test_what_waits_is_counted_up_to_a_limit(redis: RedisClient, server: Server) -> None:
     await make_group(redis)
-    ids = await send(redis, *range(LAG_COUNT_LIMIT + 300))
+    ids = await send(redis, *range(MAX_COUNTED + 300))
     await read_as(redis, "me", count=50)
     await redis.execute_command("XDEL", STREAM, ids[60])
-    assert (await status(redis, server)).lag == LAG_COUNT_LIMIT
+    assert (await status(redis, server)).waiting == MAX_COUNTED
 
 
-async def test_what_is_settled_while_we_look_is_no_error(
+async def test_what_is_settled_meanwhile_is_not_an_error(
     each: RedisClient, each_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_group(each)
@@ -89,8 +99,8 @@ async def test_what_is_settled_while_we_look_is_no_error(
 
     monkeypatch.setattr(each, "execute_command", settle_after)
     found = await status(each, each_server)
-    assert (found.pending, found.oldest_pending_s) == (2, None)
-    assert (await status(each, each_server)).pending == 0
+    assert (found.in_work, found.oldest_in_work_s) == (2, None)
+    assert (await status(each, each_server)).in_work == 0
 
 
 async def test_a_key_of_another_kind_is_an_error(each: RedisClient, each_server: Server) -> None:

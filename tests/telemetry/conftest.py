@@ -9,19 +9,24 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pytest_copier.plugin import CopierFixture
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 
 @pytest.fixture(scope="session")
 def projects(copier_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two rendered workers: one that always runs, and one that KEDA starts and stops."""
+    """Rendered workers: one that always runs, one that KEDA starts and stops, one of jobs only."""
     folder = tmp_path_factory.mktemp("projects")
-    answers = {"steady": {}, "scaled": {"kubernetes": True}}
+    always = ["streams", "leased_jobs", "telemetry"]
+    features = {
+        "steady": always,
+        "scaled": [*always, "kubernetes"],
+        "jobs": ["telemetry"],
+    }
     with pytest.MonkeyPatch.context() as patch:
         renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
         return {
-            name: renderer.copy(folder / name, telemetry=True, **more).path
-            for name, more in answers.items()
+            name: renderer.copy(folder / name, features=chosen).path
+            for name, chosen in features.items()
         }
 
 

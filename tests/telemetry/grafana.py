@@ -18,7 +18,7 @@ register_default_plugins()
 
 
 def problems(dashboard: dict[str, Any]) -> list[str]:
-    """Say what of a dashboard Grafana's schemas do not know, or know otherwise."""
+    """Return what in a dashboard differs from Grafana's schemas."""
     try:
         read = Dashboard.from_json(dashboard)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
@@ -28,7 +28,7 @@ def problems(dashboard: dict[str, Any]) -> list[str]:
 
 
 def _lost(given: Any, kept: Any, at: str) -> Iterator[str]:
-    """Say what of ``given`` is not in ``kept``."""
+    """Yield what of ``given`` is not in ``kept``."""
     if isinstance(given, dict) and isinstance(kept, dict):
         for name in given:
             if name in kept:
@@ -43,7 +43,7 @@ def _lost(given: Any, kept: Any, at: str) -> Iterator[str]:
 
 
 def _unfit(value: Any, at: str) -> Iterator[str]:
-    """Say which values are not of their field's type, or missing where the schema needs them."""
+    """Yield values that are not of their field's type, or missing where the schema needs them."""
     if isinstance(value, list):
         for number, item in enumerate(value):
             yield from _unfit(item, f"{at}.{number}")

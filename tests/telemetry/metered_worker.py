@@ -1,24 +1,21 @@
-"""A worker with metrics in a process of its own; its handlers do what the message says."""
+"""A worker with telemetry in a process of its own; its handlers do what the message says.
+
+With ``METERED_JOBS=arq`` arq's own worker runs the jobs.
+"""
 
 import asyncio
 import os
 import sys
 import time
 
-from workerbase import (
-    BaseArqWorkerSettings,
-    Ctx,
-    Event,
-    EventContext,
-    EventRouter,
-    PermanentError,
-    runner,
-    task,
-)
-from workerbase.cli.app import setup_logging
-from workerbase.config import WorkerConfig
-from workerbase.telemetry import sample
-from workerbase.telemetry.metrics import Metrics
+from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, task
+from workerbase.cli.terminal import setup_logging
+from workerbase.jobs import LeasedJobs
+from workerbase.process import runner
+from workerbase.process.settings import resolved_settings
+from workerbase.streams import Event, EventContext, EventRouter, Streams
+from workerbase.telemetry import Telemetry, redis_sample
+from workerconfig import Config
 
 router = EventRouter()
 
@@ -68,13 +65,16 @@ async def ship(ctx: Ctx, how: str, password: str = SECRET) -> None:
 
 
 class WorkerSettings(BaseArqWorkerSettings):
-    config = WorkerConfig.load()
+    config = Config.load()
     functions = (ship,)
-    router = router
-    monitors = (Metrics(),)
+    services = (
+        Streams(router),
+        *([] if os.environ.get("METERED_JOBS") == "arq" else [LeasedJobs()]),
+        Telemetry(),
+    )
 
 
 if __name__ == "__main__":
-    sample.MAX_AGE_S = 0.5
+    redis_sample.MAX_AGE_S = 0.5
     setup_logging(WorkerSettings.config)
-    sys.exit(runner.run(lambda: WorkerSettings))
+    sys.exit(runner.run(resolved_settings(WorkerSettings)))

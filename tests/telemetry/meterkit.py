@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processkit import PYTHONPATH
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until_true
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 HERE = Path(__file__).parent
-BASE = HERE.parents[1] / "template" / "src" / "{{package_name}}"
 PATIENCE_S = 30.0
 
 Labels = frozenset[tuple[str, str]]
@@ -28,7 +28,7 @@ until = partial(until_true, patience=PATIENCE_S)
 
 
 class Scrape:
-    """What one scrape got."""
+    """The samples of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -60,7 +60,7 @@ class Worker:
         self.log = folder / "log"
         env = {
             **os.environ,
-            "PYTHONPATH": str(BASE),
+            "PYTHONPATH": PYTHONPATH,
             "WORKER_REDIS_DSN": server.dsn,
             "WORKER_HEALTH_FILE": str(self.health),
             "WORKER_HEARTBEAT_INTERVAL": "0.25",

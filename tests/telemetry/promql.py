@@ -37,9 +37,9 @@ def read(expression: str) -> Named:
 
 
 def problems(expression: str, exported: dict[str, set[str]]) -> list[str]:
-    """Say what ``expression`` names that is not exported; ``exported`` has labels by metric."""
+    """Return what ``expression`` names that is not exported; ``exported`` has labels by metric."""
     named = read(expression)
-    found = [f"{name} is no metric" for name in named.metrics if name not in exported]
+    found = [f"{name} is not a metric" for name in named.metrics if name not in exported]
     there = {name: exported.get(name, set()) | OF_THE_TARGET for name in named.metrics}
     for name, labels in named.metrics.items():
         found += [f"{name} has no label {label}" for label in sorted(labels - there[name])]

@@ -1,36 +1,40 @@
-"""Nothing that strangers write makes the metrics, or a scrape, grow."""
+"""Nothing that senders write makes the metrics, or a scrape, grow."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import prometheus_client
 import pytest
 from metered_worker import WorkerSettings, router
 from meterkit import Scrape
-from workerbase.config import WorkerConfig
-from workerbase.devtools.server import Server
-from workerbase.health import Heartbeat
+from workerbase.broker.enqueue import QueueClient
 from workerbase.monitor import Kind, Work
-from workerbase.telemetry import sample
+from workerbase.process.heartbeat import Heartbeat
+from workerbase.process.service import ResolvedSettings, WorkerContext
+from workerbase.process.settings import resolved_settings
+from workerbase.telemetry import redis_sample
 from workerbase.telemetry.metrics import Metrics
-from workerbase.telemetry.sample import MAX_AGE_S, MOST_FINGERPRINTS, NEWEST_LETTERS, Sampler
+from workerbase.telemetry.redis_sample import MAX_AGE_S, MAX_FINGERPRINTS, MAX_NEWEST, Sampler
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
+from workerconfig import Config
 
-ConfigFor = Callable[..., WorkerConfig]
+ConfigFor = Callable[..., Config]
 
 
 @pytest.fixture
-def metrics(client: RedisClient, server: Server, config_for: ConfigFor, tmp_path: Path) -> Metrics:
+def settings(server: Server, config_for: ConfigFor) -> ResolvedSettings:
+    """The settings of `metered_worker`, on the server."""
+    return replace(resolved_settings(WorkerSettings), config=config_for(server))
+
+
+@pytest.fixture
+def metrics(redis: QueueClient, settings: ResolvedSettings, tmp_path: Path) -> Metrics:
     made = Metrics()
-    made.watch(
-        {
-            "settings": WorkerSettings,
-            "config": config_for(server),
-            "heartbeat": Heartbeat(str(tmp_path / "healthy"), 1.0),
-            "redis": client,
-        }
-    )
+    heartbeat = Heartbeat(str(tmp_path / "healthy"), 1.0)
+    made.watch(WorkerContext(settings=settings, redis=redis, heartbeat=heartbeat))
     return made
 
 
@@ -38,18 +42,18 @@ async def scrape(metrics: Metrics) -> Scrape:
     return Scrape((await metrics.page()).decode())
 
 
-async def test_strange_names_share_one_series(metrics: Metrics) -> None:
+async def test_unknown_names_share_one_series(metrics: Metrics) -> None:
     kinds: tuple[Kind, ...] = ("message", "job")
     for kind in kinds:
-        metrics.ended(Work(kind, "orders", "x", "id", 1), "parked", None, 0.0)
-        metrics.ended(Work(kind, "elsewhere", "x", "id", 1), "parked", None, 0.0)
+        metrics.on_finished(Work(kind, "orders", "x", "id", 1), "parked", None, 0.0)
+        metrics.on_finished(Work(kind, "elsewhere", "x", "id", 1), "parked", None, 0.0)
     before = await scrape(metrics)
 
     for number in range(1000):
         for kind in kinds:
             for source in ("orders", f"stream-{number}"):
-                metrics.ended(Work(kind, source, f"x{number}", "id", 1), "parked", None, 0.0)
-        metrics.redis_failed(type(f"Error{number}", (OSError,), {})())
+                metrics.on_finished(Work(kind, source, f"x{number}", "id", 1), "parked", None, 0.0)
+        metrics.on_redis_failure(type(f"Error{number}", (OSError,), {})())
 
     after = await scrape(metrics)
     assert len(after.samples) - len(before.samples) == 1  # OSError
@@ -63,7 +67,7 @@ async def test_an_event_of_a_second_stream_keeps_its_name(metrics: Metrics) -> N
     name, model = next(iter(router.models.items()))
     metrics._tallies.clear()
 
-    metrics.ended(Work("message", model.stream, name, "id", 1), "handled", None, 0.1)
+    metrics.on_finished(Work("message", model.stream, name, "id", 1), "handled", None, 0.1)
 
     labels = {"kind": "message", "source": model.stream, "name": name, "outcome": "handled"}
     assert (await scrape(metrics)).value("worker_attempts_total", **labels) == 1
@@ -90,18 +94,18 @@ class Counting:
         return await self._client.execute_command(*command)
 
 
-async def bury(client: RedisClient, number: int, error_type: str = "ValueError") -> None:
+async def add_dead_letter(client: RedisClient, number: int, error_type: str = "ValueError") -> None:
     letter = ("_error_type", error_type, "_error", f"{'x' * (number + 1)} failed", "type", "order")
     await client.execute_command("XADD", "orders:dlq", "*", *letter)
 
 
 async def test_redis_is_asked_once_for_many_scrapes_and_old_letters_are_not_read_again(
-    client: RedisClient, server: Server, config_for: ConfigFor
+    client: RedisClient, settings: ResolvedSettings
 ) -> None:
     now = 0.0
     counting = Counting(client)
-    sampler = Sampler(counting, config_for(server), router, lambda: now)
-    await bury(client, 0)
+    sampler = Sampler(counting, settings, lambda: now)
+    await add_dead_letter(client, 0)
 
     await sampler.refresh()
     once = len(counting.asked)
@@ -113,37 +117,36 @@ async def test_redis_is_asked_once_for_many_scrapes_and_old_letters_are_not_read
     now += MAX_AGE_S
     await sampler.refresh()
     assert counting.asked.count("XREVRANGE") == 3
-    await bury(client, 1)
+    await add_dead_letter(client, 1)
     now += MAX_AGE_S
     await sampler.refresh()
     assert counting.asked.count("XREVRANGE") == 5
 
 
 async def test_many_errors_are_counted_together_and_no_text_is_a_label(
-    client: RedisClient, server: Server, config_for: ConfigFor
+    client: RedisClient, settings: ResolvedSettings
 ) -> None:
-    for number in range(MOST_FINGERPRINTS + 5):
-        await bury(client, number)
-    await bury(client, 100, "hunter2 is my password")
-    sampler = Sampler(client, config_for(server), router)
+    for number in range(MAX_FINGERPRINTS + 5):
+        await add_dead_letter(client, number)
+    await add_dead_letter(client, 100, "hunter2 is my password")
+    sampler = Sampler(client, settings)
 
     await sampler.refresh()
 
     (newest,) = [m for m in sampler.collect() if m.name == "worker_dlq_newest_entries"]
-    assert len(newest.samples) == MOST_FINGERPRINTS + 1
-    assert sum(s.value for s in newest.samples) == MOST_FINGERPRINTS + 6
+    assert len(newest.samples) == MAX_FINGERPRINTS + 1
+    assert sum(s.value for s in newest.samples) == MAX_FINGERPRINTS + 6
     assert {s.labels["error"] for s in newest.samples} == {"ValueError", "other"}
     assert newest.samples[-1].labels == {
         "source": "orders",
         "fingerprint": "other",
         "error": "other",
     }
-    assert NEWEST_LETTERS > MOST_FINGERPRINTS
+    assert MAX_NEWEST > MAX_FINGERPRINTS
 
 
-async def test_a_sample_that_takes_too_long_is_given_up(
-    own_server: Server,
-    config_for: ConfigFor,
+async def test_a_sample_that_takes_too_long_is_cancelled(
+    settings: ResolvedSettings,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -152,9 +155,9 @@ async def test_a_sample_that_takes_too_long_is_given_up(
             await asyncio.sleep(60)
             raise AssertionError
 
-    monkeypatch.setattr(sample, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(redis_sample, "TIMEOUT_S", 0.05)
     now = 0.0
-    sampler = Sampler(Slow(), config_for(own_server), router, lambda: now)
+    sampler = Sampler(Slow(), settings, lambda: now)
 
     for _ in range(3):
         await sampler.refresh()

@@ -10,8 +10,9 @@ from deploykit import dashboard, panels
 from grafana import problems
 
 
-def test_the_dashboard_fits_the_schemas_of_grafana(projects: dict[str, Path]) -> None:
-    assert problems(dashboard(projects["steady"])) == []
+@pytest.mark.parametrize("name", ["steady", "jobs"])
+def test_the_dashboard_fits_the_schemas_of_grafana(projects: dict[str, Path], name: str) -> None:
+    assert problems(dashboard(projects[name])) == []
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,9 @@ def test_a_dashboard_that_does_not_fit_would_be_found(
     assert re.search(re.escape(named), "; ".join(problems(found)))
 
 
-def test_the_dashboard_is_laid_out_without_overlap(projects: dict[str, Path]) -> None:
-    shown = panels(projects["steady"])
+@pytest.mark.parametrize("name", ["steady", "jobs"])
+def test_the_dashboard_is_laid_out_without_overlap(projects: dict[str, Path], name: str) -> None:
+    shown = panels(projects[name])
     cells = Counter(
         (x, y)
         for panel in shown

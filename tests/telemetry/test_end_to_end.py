@@ -1,4 +1,4 @@
-"""A whole worker on a real server: one story from the publisher to the replay."""
+"""A whole worker on a real server: from the publisher to the replay."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,26 @@ from opentelemetry.trace import SpanKind, StatusCode
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 from waiting import until
-from workerbase import BaseArqWorkerSettings, Ctx, Event, EventContext, EventRouter, task, wire
+from workerbase import BaseArqWorkerSettings, Ctx, task
+from workerbase.broker import codec
+from workerbase.broker.client import connect
+from workerbase.broker.enqueue import QueueClient
 from workerbase.config import WorkerConfig
-from workerbase.connect import connect
 from workerbase.delivery.arq import ArqAdapter
-from workerbase.delivery.streams import EventPublisher
-from workerbase.devtools.server import Server
-from workerbase.dlq import DeadEntry, SetAside
-from workerbase.jobqueue import QueueClient
+from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterQueue
+from workerbase.jobs import LeasedJobs
 from workerbase.monitor import Monitor
-from workerbase.runner import serve
+from workerbase.process.runner import serve
+from workerbase.process.service import Service
+from workerbase.process.settings import redis_settings, resolved_settings
+from workerbase.streams import Event, EventContext, EventPublisher, EventRouter, Streams
 from workerbase.telemetry import logs
 from workerbase.telemetry.sentry import Sentry
 from workerbase.telemetry.tracing import Tracing
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 
-TRIES = 2
+ATTEMPTS = 2
 SECRET = "hunter" + "2"
 """Not in one piece in the source, which tracebacks show."""
 
@@ -86,44 +90,50 @@ class Memory(Transport):
         self.events.append(cast("dict[str, Any]", envelope.get_event()))
 
 
-class Told(Monitor):
+class Record(Monitor):
     """The outcomes, in order."""
 
     def __init__(self) -> None:
         self.outcomes: list[str] = []
 
-    def ended(self, work: Any, outcome: Any, error: Any, seconds: Any) -> None:
+    def on_finished(self, work: Any, outcome: Any, error: Any, seconds: Any) -> None:
         if work.name != "requeue_to_stream":
             self.outcomes.append(outcome)
 
 
 class World:
-    """A worker, an application, and what they tell."""
+    """A worker, an application, and what they report."""
 
-    def __init__(self, config: WorkerConfig, provider: TracerProvider, client: QueueClient) -> None:
-        self.config, self.client = config, client
+    def __init__(
+        self,
+        config: WorkerConfig,
+        provider: TracerProvider,
+        client: QueueClient,
+        services: tuple[Service, ...],
+    ) -> None:
+        self.config, self.client, self.services = config, client, services
         self.tracer = provider.get_tracer("application")
-        self.told, self.reports = Told(), Memory()
+        self.record, self.reports = Record(), Memory()
         self.monitors = [
             Tracing(config, provider),
             logs.LogContext(),
             Sentry("https://key@sentry.example/1", transport=self.reports),
-            self.told,
+            self.record,
         ]
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the worker beside the test."""
-        told, given = self.monitors, self.config
+        monitors_, given, world_services = self.monitors, self.config, self.services
 
         class Settings(BaseArqWorkerSettings):
             functions = (bill, bill_later)
-            router = globals()["router"]
+            services = world_services
             config: ClassVar[WorkerConfig | None] = given
-            monitors: ClassVar[Any] = told
+            monitors: ClassVar[Any] = monitors_
 
         stop = asyncio.Event()
-        running = asyncio.create_task(serve(Settings, stop))
+        running = asyncio.create_task(serve(resolved_settings(Settings), stop))
         try:
             yield
         finally:
@@ -132,23 +142,27 @@ class World:
 
     async def came_to(self, *outcomes: str) -> None:
         """Wait until the outcomes are these."""
-        await until(lambda: len(self.told.outcomes) >= len(outcomes))
-        assert self.told.outcomes == list(outcomes)
+        await until(lambda: len(self.record.outcomes) >= len(outcomes))
+        assert self.record.outcomes == list(outcomes)
 
-    async def dead(self, stream: str) -> tuple[SetAside, DeadEntry]:
-        dlq = SetAside.dlq(cast("RedisClient", self.client), stream)
+    async def dead(self, stream: str) -> tuple[DeadLetterQueue, DeadLetterEntry]:
+        dlq = DeadLetterQueue.of_source(cast("RedisClient", self.client), stream)
         (entry,) = [entry async for entry in dlq.scan()]
         return dlq, entry
 
 
-@pytest.fixture
+@pytest.fixture(params=["leased", "arq"])
 async def world(
-    server: Server, config_for: Callable[..., WorkerConfig], provider: TracerProvider
+    request: pytest.FixtureRequest,
+    server: Server,
+    config_for: Callable[..., WorkerConfig],
+    provider: TracerProvider,
 ) -> AsyncIterator[World]:
     Repair.done = False
-    config = config_for(server, max_retries=TRIES)
-    client = connect(config.location, config.queue_name)
-    yield World(config, provider, client)
+    config = config_for(server, max_retries=ATTEMPTS)
+    client = connect(config.dsn, config.queue_name)
+    jobs = (LeasedJobs(),) if request.param == "leased" else ()
+    yield World(config, provider, client, (Streams(router), *jobs))
     await client.aclose(close_connection_pool=True)
 
 
@@ -217,7 +231,7 @@ async def test_a_message_that_fails_and_is_replayed_leads_to_its_publisher_all_t
     ]
     assert len({(span.attributes or {})["messaging.message.id"] for span in found}) == 1
     assert_all_lead_to(sender, found)
-    assert_the_log_tells(log, found, message_id=entry.payload["_id"], event_type="order.paid")
+    assert_the_log_names(log, found, message_id=entry.payload["_id"], event_type="order.paid")
     assert_reported_once(world, message_id=entry.payload["_id"], event_type="order.paid")
 
 
@@ -237,22 +251,22 @@ async def test_a_job_that_fails_and_is_replayed_leads_to_who_enqueued_it_all_the
     assert [span.name for span in found] == ["process arq:queue"] * 3
     assert attempts(found) == [1, 2, 1]
     assert_all_lead_to(sender, found)
-    assert_the_log_tells(log, found, job_id=job_id, function="bill")
+    assert_the_log_names(log, found, job_id=job_id, function="bill")
     assert_reported_once(world, job_id=job_id, function="bill")
 
 
-def assert_the_log_tells(log: io.StringIO, found: list[ReadableSpan], **of: object) -> None:
+def assert_the_log_names(log: io.StringIO, found: list[ReadableSpan], **of: object) -> None:
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     own = [line for line in lines if line["logger"] == "myworker"]
-    told = [line for line in lines if of.items() <= line.items() and line not in own]
+    about = [line for line in lines if of.items() <= line.items() and line not in own]
 
     assert [(line["attempt"], line["trace_id"], line["span_id"]) for line in own] == [
         (attempt, f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
         for attempt, span in zip([1, 2, 1], found, strict=True)
     ]
     assert all(of.items() <= line.items() for line in own)
-    # How it failed is told by the base, after the span.
-    failed = [line for line in told if "no mail server at" in line["message"]]
+    # The base reports the failure, after the span.
+    failed = [line for line in about if "no mail server at" in line["message"]]
     assert [line["attempt"] for line in failed] == [1, 2]
     assert {line["trace_id"] for line in failed} == {own[0]["trace_id"]}
     assert SECRET not in log.getvalue()
@@ -261,7 +275,10 @@ def assert_the_log_tells(log: io.StringIO, found: list[ReadableSpan], **of: obje
 def assert_reported_once(world: World, **tags: object) -> None:
     (report,) = world.reports.events
     assert tags.items() <= report["tags"].items()
-    assert (report["tags"]["attempt"], report["tags"]["outcome"]) == (str(TRIES), "dead_lettered")
+    assert (report["tags"]["attempt"], report["tags"]["outcome"]) == (
+        str(ATTEMPTS),
+        "dead_lettered",
+    )
     assert SECRET not in json.dumps(report, default=str)
 
 
@@ -284,8 +301,8 @@ async def test_what_plain_arq_enqueues_has_a_trace_of_its_own(
     world: World, spans: InMemorySpanExporter
 ) -> None:
     Repair.done = True
-    kind: dict[str, Any] = {"job_serializer": wire.dumps, "job_deserializer": wire.loads}
-    plain = await create_pool(world.config.redis_settings, **kind)
+    kind: dict[str, Any] = {"job_serializer": codec.dumps, "job_deserializer": codec.loads}
+    plain = await create_pool(redis_settings(world.config.dsn), **kind)
     try:
         async with world.working():
             with world.tracer.start_as_current_span("request") as sender:
@@ -307,9 +324,9 @@ async def test_plain_arq_reads_and_runs_a_job_with_a_trace(world: World) -> None
         job = await world.client.enqueue_job("add", 1, right=2)
     assert job is not None
     assert b'"tp":"00-' in (await world.client.get(f"arq:job:{job.job_id}") or b"")
-    kind: dict[str, Any] = {"job_serializer": wire.dumps, "job_deserializer": wire.loads}
-    plain = await create_pool(world.config.redis_settings, **kind)
-    info = await Job(job.job_id, plain, _deserializer=wire.loads).info()
+    kind: dict[str, Any] = {"job_serializer": codec.dumps, "job_deserializer": codec.loads}
+    plain = await create_pool(redis_settings(world.config.dsn), **kind)
+    info = await Job(job.job_id, plain, _deserializer=codec.loads).info()
     assert info is not None
     assert (info.function, info.args, info.kwargs) == ("add", [1], {"right": 2})
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 import structlog
-from jobs.jobkit import burst, client_of
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import BaseModel
-from workerbase import BaseArqWorkerSettings, Ctx
 from workerbase.config import WorkerConfig
 from workerbase.monitor import Monitors, Work
 from workerbase.telemetry import logs
@@ -71,8 +69,8 @@ def log_all(text: str) -> None:
     structlog.get_logger("myworker.handlers").info(text, number=1)
 
 
-def test_each_line_of_a_run_says_which_message_it_is_about(output: io.StringIO) -> None:
-    with logs.LogContext().running(MESSAGE):
+def test_each_line_of_a_run_names_its_message(output: io.StringIO) -> None:
+    with logs.LogContext().around(MESSAGE):
         log_all("hello")
 
     found = lines(output)
@@ -98,7 +96,7 @@ def test_each_line_of_a_run_says_which_message_it_is_about(output: io.StringIO) 
 
 
 def test_a_job_has_names_of_its_own(output: io.StringIO) -> None:
-    with logs.LogContext().running(JOB):
+    with logs.LogContext().around(JOB):
         logging.getLogger("x").warning("hello %s", "there")
     (line,) = lines(output)
     del line["timestamp"]
@@ -115,11 +113,11 @@ def test_a_job_has_names_of_its_own(output: io.StringIO) -> None:
 
 async def test_nothing_of_a_run_remains_for_the_next(output: io.StringIO) -> None:
     context, log = logs.LogContext(), logging.getLogger("x")
-    with contextlib.suppress(ValueError), context.running(MESSAGE):
+    with contextlib.suppress(ValueError), context.around(MESSAGE):
         structlog.contextvars.bind_contextvars(customer=7)
         log.info("first")
         raise ValueError
-    with context.running(JOB):
+    with context.around(JOB):
         await asyncio.create_task(asyncio.to_thread(log.info, "second"))
 
     first, second = lines(output)
@@ -128,7 +126,7 @@ async def test_nothing_of_a_run_remains_for_the_next(output: io.StringIO) -> Non
     assert second["job_id"] == "j1"
 
 
-async def test_how_it_ended_is_told_of_the_run_and_what_begins_then_is_another(
+async def test_lines_about_the_end_belong_to_the_run_and_what_starts_then_does_not(
     output: io.StringIO,
 ) -> None:
     log = logging.getLogger("x")
@@ -136,7 +134,7 @@ async def test_how_it_ended_is_told_of_the_run_and_what_begins_then_is_another(
     async def say(text: str) -> None:
         log.info(text)
 
-    with logs.LogContext().running(JOB):
+    with logs.LogContext().around(JOB):
         child = asyncio.create_task(say("started by the task"))
     log.info("failed")
     await asyncio.create_task(say("the next job"))
@@ -158,7 +156,7 @@ def test_the_current_span_is_in_the_line(
 ) -> None:
     monitors = [Tracing(provider=provider), logs.LogContext()]
     with (
-        Monitors(monitors if tracing_first else monitors[::-1]).running(JOB),
+        Monitors(monitors if tracing_first else monitors[::-1]).around(JOB),
         provider.get_tracer("x").start_as_current_span("query") as span,
     ):
         structlog.get_logger("x").info("within")
@@ -242,7 +240,7 @@ def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("NO_COLOR", "1")
     output = Terminal()
     logs.configure(WorkerConfig(), stream=output)
-    with logs.LogContext().running(JOB):
+    with logs.LogContext().around(JOB):
         log_all("hello")
     try:
         fail()
@@ -278,31 +276,3 @@ def test_standard_error_is_where_it_goes(capsys: pytest.CaptureFixture[str]) -> 
     out, err = capsys.readouterr()
     assert (out, json.loads(err)["message"]) == ("", "hello")
     assert logging.getLogger().handlers[0].__dict__["stream"] is sys.stderr
-
-
-async def test_arguments_and_results_of_jobs_are_not_in_the_log(
-    output: io.StringIO, server: Any, config_for: Any
-) -> None:
-    async def send(ctx: Ctx, address: str) -> str:
-        return f"sent to {address}"
-
-    config = config_for(server)
-    async with client_of(config) as client:
-        await client.enqueue_job("send", "hunter2")
-    await burst(config, send, log_results=True)
-
-    said = [line["message"] for line in lines(output) if "send" in line["message"]]
-    assert any("→" in text and "send([redacted])" in text for text in said), said
-    assert any("←" in text and "● [redacted]" in text for text in said), said
-    assert "hunter2" not in output.getvalue()
-
-
-def test_settings_say_how_the_log_is_written() -> None:
-    class Settings(BaseArqWorkerSettings):
-        setup_process = logs.configure
-
-    class Heir(Settings):
-        pass
-
-    assert Heir.setup_process is logs.configure
-    assert BaseArqWorkerSettings.setup_process is None

@@ -20,7 +20,7 @@ import yaml
 from deploykit import ALERTS, PROMETHEUS, dashboard, rules, targets
 from servers import free_port
 from waiting import until_true
-from workerbase.devtools.server import Server
+from workerbase.testing.redis_server import Server
 
 JOB = "worker"
 EACH = "500ms"

@@ -1,21 +1,23 @@
-"""The publisher's span goes along with messages and jobs, and costs nothing without one."""
+"""Messages and jobs carry the sender's span, and nothing where there is none."""
 
 import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 from arq.jobs import deserialize_job_raw
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import Span, TraceFlags, format_span_id, format_trace_id
-from workerbase import propagation, wire
-from workerbase.deadletter import back_to_work, dead_letter, describe_failure, replayed
-from workerbase.events import Event, payload_of
-from workerbase.jobqueue import NewJob
+from processkit import BASE
+from workerbase.broker import codec, trace_context
+from workerbase.broker.enqueue import NewJob
+from workerbase.engine.failure_record import back_to_work, dead_letter, describe_failure, replayed
+from workerbase.streams.events import Event
+from workerbase.streams.publish import payload_of
 
-BASE = Path(propagation.__file__).parents[1]
+OPTIONS: dict[str, Any] = {"_queue_name": "q", "_max_payload_bytes": 1_000}
 
 
 class Ping(Event, type="ping", stream="pings"):
@@ -41,15 +43,12 @@ def test_a_message_carries_the_current_span_and_only_where_there_is_one(
 
 def test_a_job_carries_the_current_span_where_arq_does_not_look(provider: TracerProvider) -> None:
     with provider.get_tracer("app").start_as_current_span("request") as span:
-        ours = NewJob.of("f", 1, x=2, _queue_name="q", _max_payload=1_000).args[1]
-        pickled = NewJob.of("f", 1, _queue_name="q", _max_payload=1_000, _serializer=None).args[1]
-    outside = NewJob.of("f", 1, _queue_name="q", _max_payload=1_000).args[1]
+        ours = NewJob.create("f", 1, x=2, **OPTIONS).job
+        pickled = NewJob.create("f", 1, _serializer=None, **OPTIONS).job
+    outside = NewJob.create("f", 1, **OPTIONS).job
 
-    assert isinstance(ours, bytes)
-    assert isinstance(pickled, bytes)
-    assert isinstance(outside, bytes)
     assert json.loads(ours)["tp"] == pickle.loads(pickled)["tp"] == traceparent_of(span)
-    assert deserialize_job_raw(ours, deserializer=wire.loads)[:3] == ("f", [1], {"x": 2})
+    assert deserialize_job_raw(ours, deserializer=codec.loads)[:3] == ("f", [1], {"x": 2})
     assert deserialize_job_raw(pickled)[:3] == ("f", (1,), {})
     assert "tp" not in json.loads(outside)
 
@@ -57,7 +56,7 @@ def test_a_job_carries_the_current_span_where_arq_does_not_look(provider: Tracer
 def test_a_span_that_is_not_sampled_is_sent_too_so_that_the_run_is_not_either() -> None:
     tracer = TracerProvider(sampler=ALWAYS_OFF).get_tracer("app")
     with tracer.start_as_current_span("request"):
-        flags = propagation.traceparent().rpartition("-")[2]
+        flags = trace_context.traceparent().rpartition("-")[2]
     assert not int(flags, 16) & TraceFlags.SAMPLED
 
 
@@ -73,9 +72,9 @@ def test_retries_dead_letters_and_replays_keep_it() -> None:
 def test_nothing_of_opentelemetry_is_imported_for_it() -> None:
     code = """
 import sys
-from workerbase.delivery.streams import publish
-from workerbase import propagation
-assert propagation.traceparent() == ""
+from workerbase.streams import publish
+from workerbase.broker import trace_context
+assert trace_context.traceparent() == ""
 sys.exit(any(name.startswith(("opentelemetry", "structlog", "sentry")) for name in sys.modules))
 """
     done = subprocess.run(

@@ -60,7 +60,7 @@ def test_secrets_in_a_text_are_hidden(given: str, hidden: str) -> None:
 @pytest.mark.parametrize(
     "harmless",
     [
-        "order 42 accepted at try 2", "see https://example.com/a?b=c@d", "ratio 3:4, a=b",
+        "order 42 accepted at attempt 2", "see https://example.com/a?b=c@d", "ratio 3:4, a=b",
         "the token is missing", "mail to a@b.example", "running jobs of arq:queue: send_email",
     ],
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_objects_show_no_more_than_is_harmless() -> None:
     }
 
 
-def test_a_circle_has_an_end() -> None:
+def test_a_circular_structure_is_cut() -> None:
     circle: dict[str, Any] = {}
     circle["self"] = circle
     assert HIDDEN in str(redact.fields(circle))
@@ -115,7 +115,7 @@ def test_a_long_text_takes_no_longer_than_it_is_long(piece: str) -> None:
 
 @pytest.mark.parametrize("piece", ["a", "token", "password=", "-", 'secret":"', "x\\"])
 def test_a_megabyte_of_anything_costs_no_more_than_a_megabyte(piece: str) -> None:
-    # Beside another pass over so long a text; it used to take more than a thousand times that.
+    # Relative to another pass over a text of that length; it used to take 1,000 times as long.
     def seconds(length: int) -> float:
         long = f"a: {piece * (length // len(piece))}"
         began = time.process_time()

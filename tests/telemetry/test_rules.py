@@ -12,17 +12,17 @@ from deploykit import ALERTS, ALERTS_TEST, PROMETHEUS, rules, targets
 from metered_worker import Order
 from meterkit import Scrape, Start
 from promql import problems, read
-from workerbase.delivery.streams import publish
-from workerbase.devtools.server import Server
+from workerbase.streams.publish import publish
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 
 OF_KEDA = {"keda_scaler_active": {"namespace", "scaledObject", "scaler", "metric"}}
 """What a rule needs that is not a worker's: KEDA's operator exports it."""
 
 
-@pytest.fixture(params=["steady", "scaled"])
+@pytest.fixture(params=["steady", "scaled", "jobs"])
 def project(request: pytest.FixtureRequest, projects: dict[str, Path]) -> Path:
-    """A rendered worker that always runs, or that KEDA starts and stops."""
+    """A rendered worker that always runs, that KEDA starts and stops, or that has jobs only."""
     return projects[request.param]
 
 
@@ -57,10 +57,14 @@ async def test_every_query_names_metrics_and_labels_that_a_worker_exports(
         for where, expression in queries(project).items():
             assert read(expression).metrics, where
             assert problems(expression, exported) == [], where
-    # And nothing of ours is exported for nobody: each metric is watched, or explains another one.
+    # And each metric of ours is used.
     families = {family.name for family in scraped.families if family.name.startswith("worker_")}
     text = " ".join(queries(projects["steady"]).values())
     assert {name for name in families if name not in text} == {"worker_stream_consumers"}
+    # Without streams there is nothing about them.
+    jobs_only = " ".join(queries(projects["jobs"]).values())
+    assert "worker_stream" not in jobs_only
+    assert "worker_breaker" not in jobs_only
 
 
 async def test_names_follow_the_conventions(scraped: Scrape) -> None:
@@ -84,13 +88,13 @@ def test_the_reader_of_expressions_finds_what_is_wrong() -> None:
 
     assert read(good).metrics == {"b_bucket": {"kind"}, "a_total": set()}
     assert problems("sum by (kind, job) (rate(a_total[$__rate_interval])) / 2", exported) == []
-    assert problems("rate(c_total[5m])", exported) == ["c_total is no metric"]
+    assert problems("rate(c_total[5m])", exported) == ["c_total is not a metric"]
     assert problems('a_total{knd="x"}', exported) == ["a_total has no label knd"]
     assert problems("sum by (le) (a_total)", exported) == ["not all have the label le"]
     assert problems("a_total == 0 and on (le) b_bucket", exported) == ["not all have the label le"]
 
 
-def test_every_alert_says_what_to_do_and_is_tested_both_ways(project: Path) -> None:
+def test_every_alert_has_a_summary_and_is_tested_both_ways(project: Path) -> None:
     tests = yaml.safe_load((project / PROMETHEUS / ALERTS_TEST).read_text("utf-8"))["tests"]
     tested = [case for test in tests for case in test["alert_rule_test"]]
     fires = {case["alertname"] for case in tested if case.get("exp_alerts")}
@@ -127,7 +131,7 @@ def test_promtool_accepts_the_rules_and_their_tests(project: Path, tmp_path: Pat
         (folder / ALERTS).write_text(mute)
         assert tool("test", "rules", ALERTS_TEST).returncode != 0, rule["alert"]
     (folder / ALERTS).write_text(text)
-    # So is one that KEDA's word would not silence, or that another service would.
+    # So is one that KEDA's metric would not silence, or that another service would.
     for part in re.findall(r"unless on .*\n|\{(?:package|scaledObject)=.*?\}", text):
         (folder / ALERTS).write_text(text.replace(part, "\n" if "unless" in part else ""))
         assert tool("test", "rules", ALERTS_TEST).returncode != 0, part

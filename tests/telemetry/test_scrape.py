@@ -6,12 +6,12 @@ import pytest
 from arq.connections import ArqRedis
 from metered_worker import SECRET, Order
 from meterkit import Scrape, Start, until
-from workerbase.delivery.streams import publish
-from workerbase.devtools.server import Server
+from workerbase.streams.publish import publish
+from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 
 MESSAGES = ("fine", "fine", "retries", "fails", "refused", "blocks")
-"""Six; the fourth uses up its five tries, and the fifth needs but one."""
+"""Six; the fourth uses up its five attempts, and the fifth needs only one."""
 
 
 async def give_work(redis: ArqRedis, client: RedisClient, how: tuple[str, ...]) -> None:
@@ -27,12 +27,13 @@ def done(scraped: Scrape) -> bool:
     )
 
 
+@pytest.mark.parametrize("jobs", ["leased", "arq"])
 async def test_each_outcome_is_counted_and_nothing_secret_is_shown(
-    redis: ArqRedis, client: RedisClient, server: Server, start: Start
+    redis: ArqRedis, client: RedisClient, server: Server, start: Start, jobs: str
 ) -> None:
     await give_work(redis, client, MESSAGES)
     await client.execute_command("XADD", "orders", "*", "type", f"no.{SECRET}", "data", "{}")
-    worker = start(server)
+    worker = start(server, METERED_JOBS=jobs)
 
     scraped = worker.scrape_until(done, "all is settled")
 
@@ -64,10 +65,11 @@ async def test_each_outcome_is_counted_and_nothing_secret_is_shown(
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("jobs", ["leased", "arq"])
 async def test_what_is_in_redis_is_shown(
-    redis: ArqRedis, client: RedisClient, server: Server, start: Start
+    redis: ArqRedis, client: RedisClient, server: Server, start: Start, jobs: str
 ) -> None:
-    first = start(server)
+    first = start(server, METERED_JOBS=jobs)
     await give_work(redis, client, MESSAGES)
     first.scrape_until(done, "all is settled")
     await client.execute_command("XADD", "orders", "*", "type", "no.such", "data", "{}")
@@ -77,7 +79,7 @@ async def test_what_is_in_redis_is_shown(
                           name="unknown", outcome="parked"), "parked")  # fmt: skip
     assert first.stop() == 0
     await publish(client, Order(how="waits"))
-    second = start(server, WORKER_CONCURRENCY="1")
+    second = start(server, WORKER_CONCURRENCY="1", METERED_JOBS=jobs)
 
     scraped = second.scrape_until(lambda s: s.value("worker_in_flight", kind="message"), "it runs")
 
@@ -119,7 +121,7 @@ async def test_an_open_breaker_is_shown(client: RedisClient, server: Server, sta
     assert scraped.attempts("message", "held") >= 1
 
 
-async def test_leases_are_renewed_and_taken_over(
+async def test_leases_are_renewed_and_reclaimed(
     client: RedisClient, redis: ArqRedis, server: Server, start: Start
 ) -> None:
     dead = start(server, WORKER_LEASE_TIMEOUT="0.5")
@@ -135,7 +137,7 @@ async def test_leases_are_renewed_and_taken_over(
         ),
         "the leases are renewed",
     )
-    assert scraped.value("worker_lease_events_total", kind="message", event="taken_over") == 0
+    assert scraped.value("worker_lease_events_total", kind="message", event="reclaimed") == 0
     dead.stop(9)
 
     heir = start(server, WORKER_LEASE_TIMEOUT="0.5")
@@ -143,9 +145,9 @@ async def test_leases_are_renewed_and_taken_over(
     for kind in ("message", "job"):
         heir.scrape_until(
             lambda s, kind=kind: (
-                s.value("worker_lease_events_total", kind=kind, event="taken_over") == 1
+                s.value("worker_lease_events_total", kind=kind, event="reclaimed") == 1
             ),
-            f"the {kind} is taken over",
+            f"the {kind} is reclaimed",
         )
 
 
@@ -215,7 +217,10 @@ async def test_a_worker_that_cannot_serve_works_all_the_same(
     await publish(client, Order(how="refused"))
 
     until(lambda: "metrics are not served" in worker.log.read_text(), "it says so")
-    until(lambda: "dead-lettered after try 1 (PermanentError" in worker.log.read_text(), "it works")
+    until(
+        lambda: "dead-lettered after attempt 1 (PermanentError" in worker.log.read_text(),
+        "it works",
+    )
     assert worker.stop() == 0
 
 

@@ -16,7 +16,7 @@ from sentry_sdk.transport import Transport
 from workerbase.errors import ConfigError
 from workerbase.monitor import Outcome, Work
 from workerbase.telemetry.config import TelemetryConfig
-from workerbase.telemetry.sentry import MOST, WINDOW_S, Sentry, if_configured
+from workerbase.telemetry.sentry import MAX_REPORTS, WINDOW_S, Sentry, if_configured
 
 DSN = "https://key@sentry.example/1"
 MESSAGE = Work(
@@ -62,11 +62,11 @@ def test_only_what_is_given_up_is_reported(sentry: Sentry, memory: Memory) -> No
         "handled", "retried", "parked", "held", "aborted", "lease_lost", "deleted",
     )  # fmt: skip
     for outcome in outcomes:
-        sentry.ended(MESSAGE, outcome, error(), 1.0)
+        sentry.on_finished(MESSAGE, outcome, error(), 1.0)
     assert memory.events == []
 
-    sentry.ended(MESSAGE, "dead_lettered", error(), 1.0)
-    sentry.ended(JOB, "failed", error(), 1.0)
+    sentry.on_finished(MESSAGE, "dead_lettered", error(), 1.0)
+    sentry.on_finished(JOB, "failed", error(), 1.0)
     assert len(memory.events) == 2
 
 
@@ -74,7 +74,7 @@ def test_a_report_says_what_failed_and_nothing_of_its_payload(
     sentry: Sentry, memory: Memory
 ) -> None:
     logging.getLogger("x").error("a line with hunter2")
-    sentry.ended(MESSAGE, "dead_lettered", error(), 1.0)
+    sentry.on_finished(MESSAGE, "dead_lettered", error(), 1.0)
 
     (event,) = memory.events
     assert event["tags"] == {
@@ -99,8 +99,8 @@ def test_a_report_says_what_failed_and_nothing_of_its_payload(
     assert "hunter2" not in json.dumps(event)
 
 
-def test_a_job_is_told_by_its_function(sentry: Sentry, memory: Memory) -> None:
-    sentry.ended(JOB, "failed", error(), 0.0)
+def test_a_job_is_identified_by_its_function(sentry: Sentry, memory: Memory) -> None:
+    sentry.on_finished(JOB, "failed", error(), 0.0)
     assert memory.events[0]["tags"] == {
         "function": "send_email",
         "job_id": "j1",
@@ -111,35 +111,35 @@ def test_a_job_is_told_by_its_function(sentry: Sentry, memory: Memory) -> None:
 
 
 def test_without_an_exception_the_outcome_is_the_message(sentry: Sentry, memory: Memory) -> None:
-    sentry.ended(JOB, "failed", None, 0.0)
+    sentry.on_finished(JOB, "failed", None, 0.0)
     assert memory.events[0]["message"] == "send_email failed"
 
 
 def test_a_flood_of_one_error_is_cut_short_and_counted(memory: Memory) -> None:
     now = 0.0
     sentry = Sentry(DSN, transport=memory, clock=lambda: now)
-    for _ in range(MOST + 7):
-        sentry.ended(JOB, "failed", error(), 0.0)
-    assert len(memory.events) == MOST
-    sentry.ended(MESSAGE, "dead_lettered", error(), 0.0)  # another name
-    sentry.ended(JOB, "failed", KeyError("x"), 0.0)  # another error
-    assert len(memory.events) == MOST + 2
+    for _ in range(MAX_REPORTS + 7):
+        sentry.on_finished(JOB, "failed", error(), 0.0)
+    assert len(memory.events) == MAX_REPORTS
+    sentry.on_finished(MESSAGE, "dead_lettered", error(), 0.0)  # another name
+    sentry.on_finished(JOB, "failed", KeyError("x"), 0.0)  # another error
+    assert len(memory.events) == MAX_REPORTS + 2
 
     now = WINDOW_S
-    sentry.ended(JOB, "failed", error(), 0.0)
-    sentry.ended(JOB, "failed", error(), 0.0)
+    sentry.on_finished(JOB, "failed", error(), 0.0)
+    sentry.on_finished(JOB, "failed", error(), 0.0)
 
     extra = [event.get("extra") or {} for event in memory.events[-2:]]
     assert extra == [{"left_out_before": 7}, {}]
-    assert len(memory.events) == MOST + 4
+    assert len(memory.events) == MAX_REPORTS + 4
 
 
 def test_names_that_senders_invent_are_one_kind(memory: Memory) -> None:
     sentry = Sentry(DSN, transport=memory)
-    for number in range(MOST + 7):
+    for number in range(MAX_REPORTS + 7):
         invented = replace(JOB, name=f"no such task {number}")
-        sentry.ended(invented, "dead_lettered", JobExecutionFailed("not found"), 0.0)
-    assert len(memory.events) == MOST
+        sentry.on_finished(invented, "dead_lettered", JobExecutionFailed("not found"), 0.0)
+    assert len(memory.events) == MAX_REPORTS
 
 
 def test_the_applications_own_sentry_is_left_alone(sentry: Sentry, memory: Memory) -> None:
@@ -147,7 +147,7 @@ def test_the_applications_own_sentry_is_left_alone(sentry: Sentry, memory: Memor
     sentry_sdk.init(DSN, transport=theirs, default_integrations=False)
     try:
         sentry_sdk.set_tag("theirs", "hunter2")
-        sentry.ended(JOB, "failed", error(), 0.0)
+        sentry.on_finished(JOB, "failed", error(), 0.0)
         sentry_sdk.capture_message("theirs")
     finally:
         sentry_sdk.get_client().close()
@@ -174,7 +174,7 @@ def test_the_environment_switches_it_on(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_wrong_dsn_stops_the_start_and_is_not_repeated() -> None:
-    with pytest.raises(ConfigError, match="WORKER_SENTRY_DSN is no DSN") as caught:
+    with pytest.raises(ConfigError, match="WORKER_SENTRY_DSN is not a DSN") as caught:
         if_configured(TelemetryConfig(sentry_dsn=SecretStr("https://hunter2")))
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__

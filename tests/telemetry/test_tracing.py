@@ -14,8 +14,8 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import SecretStr
-from workerbase.config import WorkerConfig
 from workerbase.monitor import Monitors, Work
+from workerbase.streams.config import StreamsConfig
 from workerbase.telemetry.tracing import Tracing
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -28,9 +28,9 @@ JOB = Work("job", "arq:queue", "send_email", "j1", 1)
 async def test_the_span_of_a_message_says_what_the_conventions_ask_for(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    config = WorkerConfig(redis_dsn=SecretStr("redis://u:pw@cache:6380/0"), consumer_group="g")
+    config = StreamsConfig(redis_dsn=SecretStr("redis://u:pw@cache:6380/0"), consumer_group="g")
 
-    with Tracing(config, provider).running(MESSAGE):
+    with Tracing(config, provider).around(MESSAGE):
         await asyncio.sleep(0)
         current = trace.get_current_span()
 
@@ -57,7 +57,7 @@ async def test_the_span_of_a_message_says_what_the_conventions_ask_for(
 def test_the_sender_is_parent_and_link(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    with Tracing(provider=provider).running(MESSAGE):
+    with Tracing(provider=provider).around(MESSAGE):
         pass
 
     (span,) = spans.get_finished_spans()
@@ -74,7 +74,7 @@ def test_without_a_sender_the_run_begins_a_trace(
     # What is current where a job happens to be started is not who sent it.
     with (
         provider.get_tracer("t").start_as_current_span("something else") as other,
-        Tracing(provider=provider).running(replace(JOB, trace=sent)),
+        Tracing(provider=provider).around(replace(JOB, trace=sent)),
     ):
         pass
 
@@ -83,11 +83,11 @@ def test_without_a_sender_the_run_begins_a_trace(
     assert span.context.trace_id != other.get_span_context().trace_id
 
 
-def test_an_error_is_on_the_span_and_goes_on(
+def test_an_error_is_recorded_on_the_span_and_passes_through(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
     monitors = Monitors([Tracing(provider=provider)])
-    with pytest.raises(LookupError, match="pw"), monitors.running(MESSAGE):
+    with pytest.raises(LookupError, match="pw"), monitors.around(MESSAGE):
         raise LookupError("nothing at redis://u:pw@cache")
 
     (span,) = spans.get_finished_spans()
@@ -102,10 +102,10 @@ def test_an_error_is_on_the_span_and_goes_on(
     assert "u:pw" not in span.to_json()
 
 
-def test_a_retry_that_the_task_asks_for_is_no_error(
+def test_a_retry_that_the_task_asks_for_is_not_an_error(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    with pytest.raises(Retry), Tracing(provider=provider).running(JOB):
+    with pytest.raises(Retry), Tracing(provider=provider).around(JOB):
         raise Retry(defer=1)
 
     (span,) = spans.get_finished_spans()
@@ -116,7 +116,7 @@ def test_a_retry_that_the_task_asks_for_is_no_error(
 def test_a_cancelled_run_ends_its_span(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    with pytest.raises(asyncio.CancelledError), Tracing(provider=provider).running(JOB):
+    with pytest.raises(asyncio.CancelledError), Tracing(provider=provider).around(JOB):
         raise asyncio.CancelledError
 
     (span,) = spans.get_finished_spans()
@@ -124,10 +124,10 @@ def test_a_cancelled_run_ends_its_span(
     assert span.attributes["error.type"] == "asyncio.exceptions.CancelledError"
 
 
-def test_the_errands_of_the_base_have_no_spans(
+def test_jobs_of_the_base_itself_have_no_spans(
     provider: TracerProvider, spans: InMemorySpanExporter
 ) -> None:
-    with Tracing(provider=provider).running(replace(JOB, name="requeue_to_stream")):
+    with Tracing(provider=provider).around(replace(JOB, name="requeue_to_stream")):
         pass
 
     assert spans.get_finished_spans() == ()
@@ -140,7 +140,7 @@ def test_retries_are_sampled_with_their_sender(spans: InMemorySpanExporter) -> N
     for attempt in (1, 2, 3):
         for flags in ("01", "00"):
             sent = f"00-{TRACE_ID}-{SPAN_ID}-{flags}"
-            with tracing.running(replace(MESSAGE, attempt=attempt, trace=sent)):
+            with tracing.around(replace(MESSAGE, attempt=attempt, trace=sent)):
                 pass
 
     kept = [span.attributes or {} for span in spans.get_finished_spans()]
@@ -148,5 +148,5 @@ def test_retries_are_sampled_with_their_sender(spans: InMemorySpanExporter) -> N
 
 
 def test_without_an_sdk_it_runs_and_records_nothing() -> None:
-    with Tracing().running(MESSAGE):
+    with Tracing().around(MESSAGE):
         assert not trace.get_current_span().is_recording()

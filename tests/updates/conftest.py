@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from updates.releases import NEXT, build_history, drift, git, git_environment
+from updates.releases import NEXT, build_history, git, git_environment, integrity
 
 MARKERS = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 
@@ -36,9 +37,12 @@ class Project:
     path: Path
     package: str = "my_worker"
     repository: Path = field(init=False)
+    site: Path = field(init=False)
+    """Where its metadata are, as an installer writes them."""
 
     def __post_init__(self) -> None:
         self.repository = self.path
+        self.site = self.path.parent / "site"
 
     @property
     def source(self) -> Path:
@@ -50,6 +54,30 @@ class Project:
 
     def git(self, *arguments: str) -> str:
         return git(self.repository, *arguments)
+
+    def run(self, *command: str, **environment: str) -> Done:
+        """Run a module where the project is installed as it is now, as `uv sync` would do it."""
+        table = tomllib.loads((self.path / "pyproject.toml").read_text("utf-8"))["project"]
+        info = self.site / f"{table['name'].replace('-', '_')}-{table['version']}.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        name_and_version = f"Name: {table['name']}\nVersion: {table['version']}\n"
+        (info / "METADATA").write_text(f"Metadata-Version: 2.3\n{name_and_version}")
+        groups = table["entry-points"].items()
+        lines = [f"[{g}]\n" + "".join(f"{n} = {v}\n" for n, v in e.items()) for g, e in groups]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        path = f"{self.path / 'src'}{os.pathsep}{self.site}"
+        return run(self.path, *command, PYTHONPATH=path, **environment)
+
+    def command(self, *arguments: str, **environment: str) -> Done:
+        """Run a command of the worker."""
+        return self.run(self.package, *arguments, **environment)
+
+    def commands(self) -> set[str]:
+        """Return the commands that it lists."""
+        done = self.command("--help")
+        assert done.returncode == 0, done.stderr
+        listed = done.stdout.partition("Commands:\n")[2]
+        return {line.split()[0] for line in listed.splitlines() if line.strip()}
 
     def commit(self) -> None:
         self.git("add", "--all")
@@ -75,23 +103,22 @@ class Project:
         return {os.path.relpath(self.repository / name, self.path) for name in changed}
 
     def check(self, *, processes: bool = False) -> None:
-        """Check lint, format, the command, that nothing drifted, and the suite.
+        """Check lint, format, the commands, that nothing drifted, and the suite.
 
         The tests with real processes take most of its time, and run only if wanted.
         """
         for command in (("check", "--no-cache"), ("format", "--no-cache", "--check")):
             done = run(self.path, "ruff", *command)
             assert done.returncode == 0, done.stdout + done.stderr
-        done = run(self.path, f"{self.package}", "--help", PYTHONPATH=str(self.path / "src"))
-        assert done.returncode == 0, done.stderr
-        assert drift.find_drift(self.base) == []
+        assert self.commands() >= {"base", "dlq", "enqueue", "health", "run", "status"}
+        assert integrity.find_drift(self.base) == []
         done = self.suite(*() if processes else ("-m", "not integration"))
         assert done.returncode == 0, done.stdout + done.stderr
 
     def suite(self, *arguments: str) -> Done:
         """Run its own tests with the packages that are here."""
         options = ("-q", "-p", "no:cacheprovider", "-p", "no:copier", "-p", "no:randomly")
-        return run(self.path, "pytest", *options, *arguments, PYTHONPATH=str(self.path / "src"))
+        return self.run("pytest", *options, *arguments)
 
 
 @pytest.fixture(scope="session")

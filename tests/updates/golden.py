@@ -29,7 +29,7 @@ TIMEOUT_S = 60.0
 if __name__ == "__main__":
     sys.path.insert(0, str(BASE_HERE))
 
-from workerbase.devtools.server import Server  # noqa: E402 - only the server; any release's will do
+from workerbase.testing.redis_server import Server  # noqa: E402 - any release's will do
 
 Dump = dict[str, dict[str, Any]]
 
@@ -40,6 +40,11 @@ KINDS: dict[str, Callable[[str], bool]] = {
     "retry": lambda key: key.startswith("arq:job:requeue:"),
     "jobs": lambda key: key.startswith("arq:job:") and ":requeue:" not in key,
 }
+
+
+def module(base: Path) -> str:
+    """Return the worker that can run on a base."""
+    return "golden_worker" if (base / "workerbase" / "broker").is_dir() else "golden_worker_before"
 
 
 def environment(base: Path, server: Server, folder: Path, **more: str) -> dict[str, str]:
@@ -61,7 +66,7 @@ def worker(base: Path, server: Server, **more: str) -> Iterator[None]:
         folder = Path(name)
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "golden_worker", "run"],
+                [sys.executable, "-m", module(base), "run"],
                 cwd=folder,
                 env=environment(base, server, folder, **more),
                 stdout=log,
@@ -82,7 +87,7 @@ def command(base: Path, server: Server, *arguments: str) -> str:
     """Run a command of the worker, on the base of some release."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "golden_worker", *arguments],
+            [sys.executable, "-m", module(base), *arguments],
             cwd=folder,
             env=environment(base, server, Path(folder)),
             capture_output=True,
@@ -100,14 +105,14 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def write(base: Path, server: Server) -> Dump:
+def write(base: Path, server: Server, **more: str) -> Dump:
     """Let the base of a release write one payload of each kind, and return the keys."""
     server.flush()
     client = redis.Redis(port=server.port)
     command(base, server, "give", "--failing")
     # The longest backoff, so that the retry job is still there when the worker has stopped.
     backoff = {"WORKER_RETRY_BACKOFF": "86400", "WORKER_RETRY_BACKOFF_MAX": "86400"}
-    with worker(base, server, GOLDEN_FAIL="1", **backoff):
+    with worker(base, server, GOLDEN_FAIL="1", **backoff, **more):
         wait_for(
             lambda: (
                 client.execute_command("XLEN", f"{STREAM}:dlq") == 1
@@ -140,7 +145,7 @@ def read_keys(client: redis.Redis) -> Dump:
     return dump
 
 
-def handle(base: Path, server: Server, dump: Dump) -> list[dict[str, Any]]:
+def handle(base: Path, server: Server, dump: Dump, **more: str) -> list[dict[str, Any]]:
     """Give the keys to a worker on the base of a release; return what its handlers saw, sorted."""
     server.flush()
     with redis.Redis(port=server.port) as client:
@@ -151,7 +156,7 @@ def handle(base: Path, server: Server, dump: Dump) -> list[dict[str, Any]]:
                     client.zadd("arq:queue", {key.removeprefix("arq:job:"): 1})
                 for fields in value if isinstance(value, list) else ():
                     client.xadd(key, fields)
-        with worker(base, server):
+        with worker(base, server, **more):
             wait_for(lambda: client.llen(SEEN) == 5, "all but the dead letter is handled")
             command(base, server, "dlq", "replay", "--reason", "permanent")
             wait_for(lambda: client.llen(SEEN) == 6, "the dead letter is handled")

@@ -1,4 +1,8 @@
-"""A worker that every release of the base can run; what it does is told by GOLDEN_* variables."""
+"""A worker that every release of the base from 1.0.0rc1 on can run.
+
+What it does depends on GOLDEN_* variables: GOLDEN_FAIL makes handlers fail, and with GOLDEN_LEASED
+jobs run under leases.
+"""
 
 import asyncio
 import json
@@ -8,10 +12,11 @@ from decimal import Decimal
 from uuid import UUID
 
 import click
-from workerbase import BaseArqWorkerSettings, Ctx, Event, EventContext, EventRouter, PermanentError
+from workerbase import BaseArqWorkerSettings, Ctx, PermanentError
 from workerbase.cli import make_cli
-from workerbase.delivery.arq import ArqAdapter
-from workerbase.delivery.streams import EventPublisher
+from workerbase.delivery import ArqAdapter
+from workerbase.jobs import LeasedJobs
+from workerbase.streams import Event, EventContext, EventPublisher, EventRouter, Streams
 
 STREAM = "golden"
 FAIL = "GOLDEN_FAIL" in os.environ
@@ -53,7 +58,7 @@ async def greet(ctx: Ctx, name: str, *, raw: bytes, **rich: object) -> None:
 
 class Settings(BaseArqWorkerSettings):
     functions = (greet,)
-    router = router
+    services = (Streams(router), *([LeasedJobs()] if "GOLDEN_LEASED" in os.environ else []))
 
 
 main = make_cli("golden_worker:Settings")

@@ -1,7 +1,7 @@
 """The releases of the template, as git's history has them; run as a script, its release tools.
 
-A release is a tag, a commit that wrote a new version into CHANGELOG.md, or the first commit with
-a template that the clone has. So the list grows by itself, and a shallow clone has a shorter one.
+A release is a tag or a commit that wrote a new version into CHANGELOG.md, from `OLDEST` on. So the
+list grows by itself, and a shallow clone has a shorter one.
 """
 
 import os
@@ -13,12 +13,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 BASE = Path("template/src/{{package_name}}/workerbase")
-FIRST, HEAD, NEXT = "0.0.1", "99.0.0", "99.1.0"
-"""Versions that the tests give to the first commit, the working copy, and a release to come."""
+FEATURES = ("devtools", "devtools/messages", "jobs", "streams", "telemetry")
+"""Packages of the base that a project may leave out: each has a manifest of its own."""
 
-sys.path.insert(0, str(ROOT / BASE / "devtools"))
+OLDEST = "1.0.0rc1"
+"""The oldest version that a project can be updated from; earlier ones are rendered anew."""
 
-import drift  # noqa: E402 - the script needs no package around it
+sys.path.insert(0, str(ROOT / BASE / "testing"))
+
+import integrity  # noqa: E402 - the script needs no package around it
 
 _SECTION = re.compile(
     r"^## \[(?P<version>[^\]]+)\](?P<rest>.*)\n(?P<text>(?:(?!## ).*\n?)*)", re.MULTILINE
@@ -38,7 +41,7 @@ def git_environment() -> dict[str, str]:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git and return what it says."""
+    """Run git and return its output."""
     done = subprocess.run(
         ["git", *arguments], cwd=folder, env=git_environment(), check=True, capture_output=True
     )
@@ -54,22 +57,29 @@ def changelog_version(text: str) -> str:
 
 
 def releases(root: Path = ROOT) -> dict[str, str]:
-    """Return the commit of each earlier release by its version, oldest first."""
+    """Return the commit of each earlier release by its version, from `OLDEST` on, oldest first."""
+    since = f"-S## [{OLDEST}]"
+    first = git(root, "log", "--first-parent", "--reverse", "--format=%H", since, "CHANGELOG.md")
+    if not first:
+        return {}
     commits = git(root, "rev-list", "--first-parent", "--reverse", "HEAD").split()
-    here = commits[-1]
-    found: dict[str, str] = {}
-    with_template = git(root, "log", "--first-parent", "--reverse", "--format=%H", "copier.yml")
-    if with_template:
-        found[FIRST] = with_template.split()[0]
+    commits = commits[commits.index(first.split()[0]) :]
     written = git(root, "log", "--first-parent", "--reverse", "--format=%H", "CHANGELOG.md")
+    found: dict[str, str] = {}
     for commit in written.split():
-        version = changelog_version(git(root, "show", f"{commit}:CHANGELOG.md"))
-        if version.partition("+")[0] != "0" and "+" not in version:
-            found.setdefault(version, commit)
+        if commit in commits:
+            version = changelog_version(git(root, "show", f"{commit}:CHANGELOG.md"))
+            if "+" not in version:
+                found.setdefault(version, commit)
     for tag in git(root, "tag", "--merged", "HEAD", "--sort=creatordate").split():
-        if re.fullmatch(r"v?\d+(\.\d+)*(\w*\d+)?", tag):
-            found[tag.removeprefix("v")] = git(root, "rev-list", "-1", tag).strip()
-    return {version: commit for version, commit in found.items() if commit != here}
+        tagged = git(root, "rev-list", "-1", tag).strip()
+        if re.fullmatch(r"v?\d+(\.\d+)*(\w*\d+)?", tag) and tagged in commits:
+            found[tag.removeprefix("v")] = tagged
+    return {version: commit for version, commit in found.items() if commit != commits[-1]}
+
+
+HEAD, NEXT = ("99.0.0", "99.1.0") if releases() else (f"v{OLDEST}", "v1.0.0")
+"""Versions that the tests give to the working copy, and to a release to come."""
 
 
 def extract(commit: str, target: Path, root: Path = ROOT) -> None:
@@ -89,7 +99,7 @@ def copy_working_tree(target: Path, root: Path = ROOT) -> None:
 
 
 def build_history(target: Path) -> Path:
-    """Make a repository with a tag for each release, the working copy, and one that follows.
+    """Make a repository with a tag for each release, the working copy, and one that follows it.
 
     In the last one, each file has a new line at its end.
     """
@@ -100,13 +110,16 @@ def build_history(target: Path) -> Path:
         _tag(target, version)
     _clear(target)
     copy_working_tree(target)
+    # Of stale manifests another test complains.
+    write_manifests(target / BASE, changelog_version((target / "CHANGELOG.md").read_text("utf-8")))
     _tag(target, HEAD)
     for file in (target / "CHANGELOG.md", *(target / "template").rglob("*")):
-        if file.is_file() and file.name != drift.MANIFEST and "answers_file" not in file.name:
+        if file.is_file() and file.name != integrity.MANIFEST and "answers_file" not in file.name:
+            mark = "--" if file.suffix == ".lua" else "#"
+            space = "\n\n" if ".py" in file.suffixes else ""  # as the formatter wants it
             with file.open("a", encoding="utf-8") as text:
-                text.write("# of the next release\n")
-    for part in drift.parts(target / BASE):
-        (part / drift.MANIFEST).write_text(drift.manifest(NEXT, part))
+                text.write(f"{space}{mark} of the next release\n")
+    write_manifests(target / BASE, NEXT.removeprefix("v"))
     _tag(target, NEXT)
     return target
 
@@ -123,15 +136,17 @@ def _tag(target: Path, version: str) -> None:
     git(target, "tag", version)
 
 
-def write_manifest(root: Path = ROOT) -> None:
-    """Write the manifest of each part, with the version that CHANGELOG.md gives the base."""
-    version = changelog_version((root / "CHANGELOG.md").read_text("utf-8"))
-    for part in drift.parts(root / BASE):
-        (part / drift.MANIFEST).write_text(drift.manifest(version, part), "utf-8")
+def write_manifests(base: Path, version: str) -> None:
+    """Write the manifest of the core, and that of each feature that is there."""
+    parts = [base, *(base / name for name in FEATURES if (base / name).is_dir())]
+    for part in parts:
+        (part / integrity.MANIFEST).touch()  # each lists what is not in another part
+    for part in parts:
+        (part / integrity.MANIFEST).write_text(integrity.manifest(version, part), "utf-8")
 
 
 def release_problems(root: Path = ROOT) -> list[str]:
-    """Say what keeps the working copy from being released."""
+    """Return what keeps the working copy from being released."""
     text = (root / "CHANGELOG.md").read_text("utf-8")
     version = changelog_version(text)
     found: list[str] = []
@@ -140,10 +155,11 @@ def release_problems(root: Path = ROOT) -> list[str]:
     elif not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", text, re.MULTILINE):
         found.append(f"CHANGELOG.md: write the heading as ## [{version}] - YYYY-MM-DD")
     elif not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", version):
-        found.append(f"CHANGELOG.md: {version} is no version like 1.2.3 or 1.2.3rc1")
-    manifests = {part: drift.manifest(version, part) for part in drift.parts(root / BASE)}
-    if any((part / drift.MANIFEST).read_text("utf-8") != m for part, m in manifests.items()):
-        found.append("the manifest is stale: run nox -s manifest")
+        found.append(f"CHANGELOG.md: {version} is not a version like 1.2.3 or 1.2.3rc1")
+    parts = integrity.parts(root / BASE)
+    manifests = {part: integrity.manifest(version, part) for part in parts}
+    if any((part / integrity.MANIFEST).read_text("utf-8") != m for part, m in manifests.items()):
+        found.append("the manifests are stale: run nox -s manifest")
     golden = Path("tests/updates/golden") / version
     if not (root / golden).is_dir():
         found.append(f"{golden} is missing: run nox -s golden -- {version}")
@@ -156,9 +172,9 @@ def release_problems(root: Path = ROOT) -> list[str]:
 
 
 def main(command: str) -> None:
-    """Write the manifest, check the release, or print how to tag it."""
+    """Write the manifests, check the release, or print how to tag it."""
     if command == "manifest":
-        write_manifest()
+        write_manifests(ROOT / BASE, changelog_version((ROOT / "CHANGELOG.md").read_text("utf-8")))
     elif command == "check":
         sys.exit("\n".join(release_problems()) or 0)
     elif command == "commands":

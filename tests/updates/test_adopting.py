@@ -17,8 +17,8 @@ from updates.conftest import Project, run
 from updates.golden import wait_for
 from updates.releases import HEAD, NEXT, ROOT, git_environment
 from workerbase.base import BaseArqWorkerSettings
-from workerbase.devtools.server import Server
 from workerbase.errors import SettingsError
+from workerbase.testing.redis_server import Server
 
 GUIDE = (ROOT / "docs" / "adopting.md").read_text()
 
@@ -99,7 +99,7 @@ def test_the_adopted_project_keeps_what_is_its_own_and_passes_its_suite(adopted:
 
 
 def test_the_adopted_project_is_updated_as_any_other(adopted: Project) -> None:
-    deleted = adopted.source / "handlers.py"
+    deleted = adopted.path / "tests" / "test_tasks.py"
 
     adopted.update(NEXT)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from updates.conftest import Done, Make, Project, run
-from updates.releases import BASE, HEAD, NEXT, ROOT, changelog_version, drift
+from updates.releases import BASE, FEATURES, HEAD, NEXT, ROOT, changelog_version, integrity
 
 
 @pytest.fixture
@@ -16,42 +16,42 @@ def project(make: Make) -> Project:
 
 
 def found(project: Project) -> list[str]:
-    return [str(file) for file in drift.find_drift(project.base)]
+    return [str(file) for file in integrity.find_drift(project.base)]
 
 
 def status(project: Project, **environment: str) -> Done:
-    environment = {"PYTHONPATH": str(project.path / "src"), **environment}
-    return run(project.path, project.package, "base", "status", **environment)
+    return project.command("base", "status", **environment)
 
 
-def test_the_manifest_is_fresh() -> None:
+def test_the_manifests_are_fresh() -> None:
     version = changelog_version((ROOT / "CHANGELOG.md").read_text())
-    parts = drift.parts(ROOT / BASE)
+    parts = integrity.parts(ROOT / BASE)
 
-    assert [part.name for part in parts] == ["workerbase", "telemetry"]
+    assert [part.relative_to(ROOT / BASE).as_posix() for part in parts] == [".", *FEATURES]
     for part in parts:
-        written = (part / drift.MANIFEST).read_text()
-        assert written == drift.manifest(version, part), "run nox -s manifest"
+        written = (part / integrity.MANIFEST).read_text()
+        assert written == integrity.manifest(version, part), "run nox -s manifest"
 
 
 def test_a_fresh_project_has_not_drifted(project: Project) -> None:
     assert found(project) == []
-    assert len(drift.read_manifest(project.base)[1]) > 30
+    assert len(integrity.read_manifest(project.base)[1]) > 30
 
 
 def test_each_edit_is_named_with_what_to_do_instead(project: Project) -> None:
-    (project.base / "wire.py").write_text((project.base / "wire.py").read_text() + "x = 1\n")
-    (project.base / "errors.py").write_text("# all of it is new\n")
-    (project.base / "keys.py").unlink()
+    codec = project.base / "broker" / "codec.py"
+    codec.write_text(codec.read_text() + "x = 1\n")
+    (project.base / "broker" / "lua" / "requeue.lua").write_text("return 1\n")
+    (project.base / "broker" / "keys.py").unlink()
     (project.base / "delivery" / "ours.py").write_text("")
 
-    owned = "Owned by arq-worker-template:"
-    instead = f"{owned} `copier update` overwrites edits; pass your own serializer instead."
+    owned = "The base belongs to the template, and `copier update` overwrites edits:"
+    instead = f"{owned} undo the edit with `git checkout`, and extend it in your own modules."
     assert found(project) == [
+        f"workerbase/broker/codec.py is edited. {instead}",
+        f"workerbase/broker/keys.py is missing. {owned} bring it back with `git restore`.",
+        f"workerbase/broker/lua/requeue.lua is edited. {instead}",
         f"workerbase/delivery/ours.py is added. {owned} move the file to a package of your own.",
-        f"workerbase/errors.py is edited. {owned} extend it in your own modules.",
-        f"workerbase/keys.py is missing. {owned} bring it back with `git restore`.",
-        f"workerbase/wire.py is edited. {instead}",
     ]
 
 
@@ -64,40 +64,52 @@ def test_each_edit_is_named_with_what_to_do_instead(project: Project) -> None:
     ],
     ids=["CRLF", "no final newline", "empty lines at the end"],
 )
-def test_line_ends_are_no_edit(project: Project, change) -> None:
-    for file in project.base.rglob("*.py"):
+def test_line_endings_do_not_count_as_an_edit(project: Project, change) -> None:
+    for file in [*project.base.rglob("*.py"), *project.base.rglob("*.lua")]:
         file.write_bytes(change(file.read_bytes()))
 
     assert found(project) == []
 
 
-def test_a_part_that_a_project_does_not_have_is_not_missed(project: Project) -> None:
-    assert not (project.base / "telemetry").exists()
-    assert not [n for n in drift.read_manifest(project.base)[1] if n.startswith("telemetry/")]
-    assert found(project) == []
+@pytest.fixture
+def bare(make: Make) -> Project:
+    """A project without features."""
+    return make(HEAD, "features=[]")
 
 
-def test_a_part_that_a_project_has_is_watched(make: Make) -> None:
-    project = make(HEAD, "telemetry=true")
-    part = project.base / "telemetry"
+def test_a_feature_that_a_project_does_not_have_is_not_missed(bare: Project) -> None:
+    assert integrity.parts(bare.base) == [bare.base]
+    listed = integrity.read_manifest(bare.base)[1]
+    assert not [name for name in listed if name.startswith(FEATURES)]
+    assert found(bare) == []
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_feature_that_a_project_has_is_watched(make: Make, feature: str) -> None:
+    everything = "features=[streams, devtools, leased_jobs, telemetry]"
+    project = make(HEAD, everything)
+    part = project.base / feature
     assert found(project) == []
 
     (part / "__init__.py").write_text("x = 1\n")
-    (part / "config.py").unlink()
     (part / "ours.py").touch()
-    assert [(file.name, file.what) for file in drift.find_drift(project.base)] == [
-        ("telemetry/__init__.py", "edited"),
-        ("telemetry/config.py", "missing"),
-        ("telemetry/ours.py", "added"),
+    assert [(file.name, file.what) for file in integrity.find_drift(project.base)] == [
+        (f"{feature}/__init__.py", "edited"),
+        (f"{feature}/ours.py", "added"),
+    ]
+
+    (part / "__init__.py").unlink()
+    assert (f"{feature}/__init__.py", "missing") in [
+        (file.name, file.what) for file in integrity.find_drift(project.base)
     ]
 
     (part / "MANIFEST").unlink()
-    assert {file.what for file in drift.find_drift(project.base)} == {"added"}
+    assert {file.what for file in integrity.find_drift(project.base)} == {"added"}
 
 
-def test_caches_are_no_edit(project: Project) -> None:
+def test_caches_do_not_count_as_an_edit(project: Project) -> None:
     (project.base / "__pycache__").mkdir()
-    (project.base / "__pycache__" / "wire.cpython-311.pyc").write_bytes(b"")
+    (project.base / "__pycache__" / "codec.cpython-311.pyc").write_bytes(b"")
     (project.base / ".DS_Store").write_bytes(b"")
 
     assert found(project) == []
@@ -133,13 +145,13 @@ def hook(project: Project) -> Done:
 def test_the_hook_of_pre_commit_needs_no_environment_and_names_the_edit(project: Project) -> None:
     assert hook(project).returncode == 0
 
-    with (project.base / "retry.py").open("a") as file:
+    with (project.base / "engine" / "retry_policy.py").open("a") as file:
         file.write("x = 1\n")
     done = hook(project)
 
     assert done.returncode == 1
-    assert "retry.py is edited." in done.stderr
-    assert "configure a RetryPolicy instead." in done.stderr
+    assert "workerbase/engine/retry_policy.py is edited." in done.stderr
+    assert "extend it in your own modules." in done.stderr
 
 
 def test_status_shows_versions_when_all_is_well(project: Project) -> None:
@@ -159,16 +171,16 @@ def test_status_asks_copier_for_the_newest_version(project: Project, tmp_path: P
     (tools / "copier").chmod(0o755)
 
     done = status(project, PATH=f"{tools}:/usr/bin:/bin")
-    assert f"newest known  {NEXT}\n" in done.stdout
+    assert f"newest known  {NEXT.removeprefix('v')}\n" in done.stdout
 
     (tools / "copier").unlink()
     done = status(project, PATH="/usr/bin:/bin")
-    assert "newest known  unknown: `uvx copier check-update` says why\n" in done.stdout
+    assert "newest known  unknown: `uvx copier check-update` shows why\n" in done.stdout
     assert done.returncode == 0
 
 
 def test_status_shows_what_was_edited_since_the_original_in_gits_history(project: Project) -> None:
-    file = project.base / "breaker.py"
+    file = project.base / "streams" / "breaker.py"
     original = file.read_text()
     file.write_text(original + "x = 1\n")
     project.commit()
@@ -178,14 +190,14 @@ def test_status_shows_what_was_edited_since_the_original_in_gits_history(project
     done = status(project)
 
     assert done.returncode == 1
-    assert "--- template/breaker.py\n+++ project/breaker.py\n" in done.stdout
+    assert "--- template/streams/breaker.py\n+++ project/streams/breaker.py\n" in done.stdout
     assert "\n+x = 1\n" in done.stdout
     assert "\n-async def run_demo" in done.stdout
-    assert drift.original("breaker.py", project.base) == original
+    assert integrity.original("streams/breaker.py", project.base) == original
 
 
 def test_the_original_is_found_after_a_move_into_a_monorepo(project: Project) -> None:
-    file = project.base / "breaker.py"
+    file = project.base / "streams" / "breaker.py"
     original = file.read_text()
     file.write_text(original + "x = 1\n")
     project.commit()
@@ -195,13 +207,13 @@ def test_the_original_is_found_after_a_move_into_a_monorepo(project: Project) ->
 
     moved = project.path / "services" / "src" / "my_worker" / "workerbase"
 
-    assert drift.original("breaker.py", moved) == original
+    assert integrity.original("streams/breaker.py", moved) == original
 
 
 def test_without_history_status_says_how_to_get_the_original(
     project: Project, tmp_path: Path
 ) -> None:
-    file = project.base / "breaker.py"
+    file = project.base / "streams" / "breaker.py"
     original = file.read_text()
     file.write_text(original + "x = 1\n")
     project.commit()
@@ -217,5 +229,5 @@ def test_without_history_status_says_how_to_get_the_original(
     assert target == "/tmp/original"
     made = run(project.path, *command, str(tmp_path / "original"))
     assert made.returncode == 0, made.stderr
-    found = tmp_path / "original" / "src" / "my_worker" / "workerbase" / "breaker.py"
+    found = tmp_path / "original" / "src" / "my_worker" / "workerbase" / "streams" / "breaker.py"
     assert found.read_text() == original

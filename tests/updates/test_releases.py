@@ -6,22 +6,26 @@ from pathlib import Path
 import pytest
 from updates.releases import (
     BASE,
-    FIRST,
+    FEATURES,
     HEAD,
     NEXT,
+    OLDEST,
     ROOT,
     build_history,
     changelog_version,
     copy_working_tree,
-    drift,
     git,
+    integrity,
     release_problems,
     releases,
-    write_manifest,
+    write_manifests,
 )
 
 UNRELEASED = "# Changelog\n\n## [Unreleased]\n"
-RELEASED = f"{UNRELEASED}\n## [1.0.0] - 2026-11-24\n\n### Added\n\n- All of it.\n"
+EARLIER = f"{UNRELEASED}\n## [0.9.0] - 2026-11-23\n\n- Some of it.\n"
+_FIRST = f"\n## [{OLDEST}] - 2026-11-23\n\n- Most of it.\n"
+FIRST = UNRELEASED + _FIRST
+RELEASED = f"{UNRELEASED}\n## [1.0.0] - 2026-11-24\n\n### Added\n\n- All of it.\n{_FIRST}"
 
 
 def write_and_commit(repository: Path, **files: str) -> str:
@@ -52,27 +56,33 @@ def test_the_version_stands_in_the_changelog(text: str, version: str) -> None:
     assert changelog_version(text) == version
 
 
-def test_releases_come_from_the_first_commit_the_changelog_and_tags(repository: Path) -> None:
-    write_and_commit(repository, README_md="before there was a template")
-    first = write_and_commit(repository, copier_yml="", CHANGELOG_md=UNRELEASED)
-    write_and_commit(repository, copier_yml="_subdirectory: template")
+def test_releases_come_from_the_changelog_and_tags_from_the_oldest_on(repository: Path) -> None:
+    write_and_commit(repository, copier_yml="", CHANGELOG_md=UNRELEASED)
+    write_and_commit(repository, CHANGELOG_md=EARLIER)
+    git(repository, "tag", "0.9.0")
+    assert releases(repository) == {}
+
+    first = write_and_commit(repository, CHANGELOG_md=FIRST)
+    assert releases(repository) == {}  # it is not an earlier one
+
     changelog = write_and_commit(repository, CHANGELOG_md=RELEASED)
     write_and_commit(repository, CHANGELOG_md=RELEASED.replace("sed]\n", "sed]\n\n- More.\n", 1))
     tagged = write_and_commit(repository, copier_yml="# 1.1.0")
     git(repository, "tag", "v1.1.0")
     git(repository, "tag", "no-version")
-    assert releases(repository) == {FIRST: first, "1.0.0": changelog}
+    assert releases(repository) == {OLDEST: first, "1.0.0": changelog}
 
     write_and_commit(repository, copier_yml="# now")
 
-    assert releases(repository) == {FIRST: first, "1.0.0": changelog, "1.1.0": tagged}
+    assert releases(repository) == {OLDEST: first, "1.0.0": changelog, "1.1.0": tagged}
 
 
 def test_a_shallow_clone_has_the_releases_that_it_can_have(repository: Path) -> None:
-    write_and_commit(repository, copier_yml="", CHANGELOG_md=UNRELEASED)
+    first = write_and_commit(repository, copier_yml="", CHANGELOG_md=FIRST)
     changelog = write_and_commit(repository, CHANGELOG_md=RELEASED)
     write_and_commit(repository, copier_yml="# now")
-    for depth, expected in (("1", {}), ("2", {FIRST: changelog, "1.0.0": changelog})):
+    everything = {OLDEST: first, "1.0.0": changelog}
+    for depth, expected in (("1", {}), ("2", {"1.0.0": changelog}), ("3", everything)):
         clone = repository.parent / depth
         git(repository, "clone", "--quiet", "--depth", depth, repository.as_uri(), str(clone))
 
@@ -99,6 +109,31 @@ def test_the_history_has_a_tag_for_each_release(tmp_path: Path) -> None:
     assert git(built, "tag").split() == sorted([*releases(), HEAD, NEXT])
 
 
+def test_each_feature_has_a_manifest_of_its_own_and_the_core_lists_the_rest(
+    repository: Path,
+) -> None:
+    base = repository / BASE
+    for name in ("base.py", "testing/commands.py", *(f"{feature}/a.py" for feature in FEATURES)):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(name)
+    shutil.rmtree(base / "jobs")  # a project may leave it out
+
+    write_manifests(base, "1.2.3")
+
+    listed = {
+        part.relative_to(base).as_posix(): [
+            line.split()[1]
+            for line in (part / integrity.MANIFEST).read_text().splitlines()
+            if not line.startswith("#")
+        ]
+        for part in integrity.parts(base)
+    }
+    features = {name: ["a.py"] for name in FEATURES if name != "jobs"}
+    assert listed == {".": ["base.py", "testing/commands.py"], **features}
+    assert integrity.read_manifest(base)[0] == "1.2.3"
+    assert integrity.find_drift(base) == []
+
+
 @pytest.fixture
 def ready(repository: Path) -> Path:
     """A template that can be released as 1.0.0."""
@@ -106,14 +141,14 @@ def ready(repository: Path) -> Path:
     (repository / "tests/updates/golden/1.0.0").mkdir(parents=True)
     (repository / "tests/updates/golden/1.0.0/jobs.json").write_text("{}\n")
     (repository / "CHANGELOG.md").write_text(RELEASED)
-    write_manifest(repository)
+    write_manifests(repository / BASE, "1.0.0")
     write_and_commit(repository)
     return repository
 
 
 def test_a_template_that_is_ready_has_no_problems(ready: Path) -> None:
     assert release_problems(ready) == []
-    assert drift.read_manifest(ready / BASE)[0] == "1.0.0"
+    assert integrity.read_manifest(ready / BASE)[0] == "1.0.0"
 
     git(ready, "tag", "1.0.0")
     assert release_problems(ready) == []
@@ -126,7 +161,7 @@ def test_each_thing_that_does_not_agree_is_named(ready: Path) -> None:
 
     (ready / "CHANGELOG.md").write_text(RELEASED.replace("1.0.0", "1.1.0"))
     assert release_problems(ready) == [
-        "the manifest is stale: run nox -s manifest",
+        "the manifests are stale: run nox -s manifest",
         "tests/updates/golden/1.1.0 is missing: run nox -s golden -- 1.1.0",
         "the working copy is dirty: commit",
     ]
@@ -142,4 +177,6 @@ def test_each_thing_that_does_not_agree_is_named(ready: Path) -> None:
     )
 
     write_and_commit(ready, CHANGELOG_md=RELEASED.replace("1.0.0", "1.0"))
-    assert release_problems(ready)[0] == ("CHANGELOG.md: 1.0 is no version like 1.2.3 or 1.2.3rc1")
+    assert release_problems(ready)[0] == (
+        "CHANGELOG.md: 1.0 is not a version like 1.2.3 or 1.2.3rc1"
+    )

@@ -195,7 +195,7 @@ def test_nothing_happens_when_nothing_is_new(make: Make, tmp_path: Path) -> None
 
 
 def test_a_conflict_fails_it_and_is_named(job: Job) -> None:
-    with (job.project.base / "retry.py").open("a") as file:
+    with (job.project.base / "errors.py").open("a") as file:
         file.write("# ours, where the next release has its own\n")
     job.project.commit()
 
@@ -203,7 +203,7 @@ def test_a_conflict_fails_it_and_is_named(job: Job) -> None:
 
     assert step == "Look for conflicts"
     assert "::error::Conflicts; run 'uvx copier update' yourself and resolve them:" in said
-    assert "src/my_worker/workerbase/retry.py" in said
+    assert "src/my_worker/workerbase/errors.py" in said
     assert job.calls == ""
 
 

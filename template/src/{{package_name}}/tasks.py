@@ -1,4 +1,4 @@
-"""Tasks: functions that arq runs as jobs. List them in `worker`."""
+"""Tasks: functions that run as arq jobs. List them in `worker`."""
 
 import logging
 

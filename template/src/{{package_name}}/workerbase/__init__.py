@@ -1,19 +1,14 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; import from it, add nothing.
 """The worker base: what every worker of this template shares.
 
-Names to build on are exported here. To read the rest, from the outside to the inside:
+The names that a project builds on are exported here; those of a feature by its own package, such
+as ``workerbase.streams``. `docs/architecture.md` of the template describes the whole. To read it,
+from the contract inwards:
 
-- a process: `runner`, its loops `services`, hooks `lifecycle`, settings `config` and `settings`;
-  how it is: `health`, read by `probe`, `loopwatch`, and `link`, what it knows about Redis
-- messages: `events` (models and handlers), `consumer` (reads), `buffer` (waits), `handling` (runs),
-  `breaker`, `settle` (ends); `lease` and `keeper` (stays ours); `groups` and `janitor` (tidies)
-- jobs: `task_utils` (tasks), `jobs` (claims), `jobrunner` and its `attempt` (runs), `jobqueue`
-  (each verb of the queue), `cron`
-- failures of both: `retry` (decides), `requeue` (puts back), `deadletter` (what one says), `dlq`
-  (the tool)
-- what Redis sees: `keys`, `wire`, `scripts` (each step that must be whole), `batch` (what is done)
-- around it: `delivery` (for applications), `service` (for tasks), `cli`, `status`, `monitor` and
-  `telemetry`, `testing`, `devtools`
+- `base`, `config`, `task_utils`, `types`, `errors`, `monitor`: the contract
+- `process`: one worker process; `process.service` is the seam to what it runs
+- `engine`: decisions without Redis; `broker`: Redis without decisions
+- `delivery`: for applications; `inspector`: reads and repairs; `cli`: the command line
+- `streams`, `jobs`, `telemetry`, `testing`, `devtools`: features, which a project may leave out
 """
 
 from .base import (
@@ -26,7 +21,7 @@ from .base import (
 )
 from .config import WorkerConfig
 from .errors import PermanentError, TransientError, WorkerError
-from .events import Event, EventContext, EventRouter
+from .process.service import Service, WorkerContext
 from .task_utils import task
 from .types import Ctx
 
@@ -35,12 +30,11 @@ __all__ = [
     "BaseArqService",
     "BaseArqWorkerSettings",
     "Ctx",
-    "Event",
-    "EventContext",
-    "EventRouter",
     "PermanentError",
+    "Service",
     "TransientError",
     "WorkerConfig",
+    "WorkerContext",
     "WorkerError",
     "base_shutdown",
     "base_startup",

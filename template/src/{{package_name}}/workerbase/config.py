@@ -1,30 +1,33 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass WorkerConfig instead.
-"""Every knob of the worker, read from ``WORKER_*`` variables and ``.env``."""
+"""Settings of a worker, read from ``WORKER_*`` variables and ``.env``."""
 
 import difflib
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
-from arq.connections import RedisSettings
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from . import renames
-from .connect import RedisLocation, arq_settings, connect
-from .errors import LONGEST_S, ConfigError
-from .jobqueue import MAX_PAYLOAD, QueueClient
-from .retry import ErrorTypes, RetryPolicy
+from .broker.codec import MAX_PAYLOAD_BYTES
+from .broker.dsn import RedisDsn
+from .errors import MAX_DURATION_S, ConfigError
 
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
 
 ENV_PREFIX = "WORKER_"
 DEFAULT_HEALTH_FILE = "/tmp/arq_worker_healthy"  # noqa: S108 - the documented path of the probe
 
 
 def health_path() -> str:
-    """Return where the health file is, without judging the rest of the configuration.
+    """Return the path of the health file without reading the rest of the configuration.
 
     A starting worker removes a stale file before anything else can fail.
     """
@@ -33,7 +36,7 @@ def health_path() -> str:
 
 
 class Environment(BaseSettings):
-    """How settings are read; a part that not every project has brings a group of its own."""
+    """Base of every group of settings: how the environment and ``.env`` are read."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -41,6 +44,7 @@ class Environment(BaseSettings):
         env_file_encoding="utf-8",
         extra="ignore",
         frozen=True,
+        populate_by_name=True,
         hide_input_in_errors=True,
         validate_default=True,
     )
@@ -57,8 +61,10 @@ class Environment(BaseSettings):
             return cls()
         except ValidationError as exc:
             prefix = str(cls.model_config.get("env_prefix", ""))
+            names = _variables(cls)
             lines = [
-                f"  {prefix}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+                f"  {prefix}{'_'.join(names.get(str(n), str(n)) for n in problem['loc']).upper()}"
+                f": {problem['msg']}"
                 if problem["loc"]
                 else f"  {problem['msg']}"
                 for problem in exc.errors(include_url=False, include_input=False)
@@ -67,20 +73,32 @@ class Environment(BaseSettings):
 
     @classmethod
     def unknown_variables(cls) -> list[str]:
-        """Describe each variable of the environment or ``.env`` that is only nearly a setting."""
+        """Describe each variable with the prefix that is not a setting."""
         prefix = str(cls.model_config.get("env_prefix", ""))
         groups = (cls, *Environment.__subclasses__())
         known = {name.upper() for group in groups for name in group.model_fields}
-        known.add("DEV_SERVER")  # for demo and tests, see `devtools.server`
+        renamed = {variable for group in groups for variable in _variables(group)}
+        known.add("DEV_SERVER")  # for demo and tests, see `testing.redis_server`
         found: list[str] = []
         for name in sorted({*os.environ, *dotenv_values(".env")}):
             rest = name.upper().removeprefix(prefix)
-            mine = name.upper().startswith(prefix) and rest.lower() not in renames.SETTINGS
-            if mine and rest not in known:
+            if name.upper() in renamed:
+                continue
+            if name.upper().startswith(prefix) and rest not in known:
                 near = difflib.get_close_matches(rest, known, 1)
                 hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-                found.append(f"{name} is no setting{hint}")
+                found.append(f"{name} is not a setting{hint}")
         return found
+
+
+def _variables(group: type[Environment]) -> dict[str, str]:
+    """Return the variables of renamed settings, the former ones among them, and the settings."""
+    return {
+        str(variable).upper(): name
+        for name, field in group.model_fields.items()
+        if isinstance(field.validation_alias, AliasChoices)
+        for variable in field.validation_alias.choices
+    }
 
 
 class WorkerConfig(Environment):
@@ -93,91 +111,47 @@ class WorkerConfig(Environment):
     """``redis[s]://user:password@host:port/db``, ``unix:///path?db=0`` or
     ``redis[s]+sentinel://user:password@host:26379,host2:26379/db?master=mymaster``."""
 
-    max_payload: int = Field(default=MAX_PAYLOAD, ge=1)
-    """Bytes; a larger event or job is refused by whoever sends it, before Redis sees it. What
-    others send is handled whatever its size."""
+    max_payload: int = Field(default=MAX_PAYLOAD_BYTES, ge=1)
+    """Maximum size of an event or job in bytes; the sender refuses a larger one. What other
+    senders wrote is handled whatever its size."""
 
     queue_name: str = Field(default="arq:queue", min_length=1)
     """The arq queue of jobs."""
     max_jobs: int = Field(default=20, ge=1)
-    """Jobs that run at the same time in this process."""
+    """Maximum number of jobs that run concurrently in this process."""
     job_timeout: Seconds = 60.0
-    """How long one run of a job may take."""
-    keep_result: float = Field(default=3600.0, ge=0, le=LONGEST_S)
+    """Maximum duration of one attempt of a job."""
+    keep_result: float = Field(default=3600.0, ge=0, le=MAX_DURATION_S)
     """How long the result of a job can be read."""
     poll_delay: Seconds = 1.0
-    """How often the queue is polled, for jobs that plain arq enqueued; ours wake the worker."""
+    """Interval at which the queue is polled for jobs of plain arq clients; jobs of our clients
+    wake the worker."""
     timezone: str = "UTC"
     """Time zone of cron jobs, such as Europe/Berlin: the same for all workers."""
 
     max_retries: int = Field(default=5, ge=1)
-    """Tries in all before a message or job is given up."""
-    retry_backoff: float = Field(default=1.0, ge=0, le=LONGEST_S)
-    """Backoff before the first retry; it doubles with each try, with full jitter."""
-    retry_backoff_max: float = Field(default=300.0, ge=0, le=LONGEST_S)
+    """Maximum number of attempts of a message or job, the first one included."""
+    retry_backoff: float = Field(default=1.0, ge=0, le=MAX_DURATION_S)
+    """Backoff before the first retry; it doubles with each attempt, with full jitter."""
+    retry_backoff_max: float = Field(default=300.0, ge=0, le=MAX_DURATION_S)
     """Upper bound of the backoff."""
-
-    consumer_group: str = Field(default="workers", min_length=1)
-    """Consumer group that reads the streams: workers of one service share one."""
-    concurrency: int = Field(default=20, ge=1)
-    """Messages that are handled at the same time in this process."""
-    handler_timeout: Seconds = 60.0
-    """How long one run of a handler may take."""
-    prefetch: int = Field(default=500, ge=0)
-    """At most so many messages wait in this process beside those being handled; fewer when
-    handlers are slow, so that other workers get them."""
-    lease_timeout: float = Field(default=15.0, ge=0.1, le=LONGEST_S)
-    """A dead worker's messages are taken over within this time."""
-    max_deliveries: int = Field(default=3, ge=1)
-    """A message that was started so often without being settled is dead-lettered: it kills
-    its worker."""
     dlq_max_entries: int = Field(default=1_000_000, ge=1)
-    """Bound of each dead-letter queue; beyond it the oldest go, with an error in the log."""
-    trim: bool = True
-    """Remove entries that all consumer groups have settled. Switch it off while other readers
-    without a group, or groups yet to be made, need them."""
-    breaker_threshold: int = Field(default=20, ge=1)
-    """After so many different messages in a row failed, the consumer waits for one to succeed."""
+    """Maximum length of each dead-letter queue; beyond it the oldest entries are dropped, with an
+    error in the log."""
 
     drain_timeout: Seconds | None = None
-    """How long a stop waits for running work; unset means the longer of the two timeouts."""
+    """How long a stop waits for running work; unset means the longest timeout of one run."""
     health_file: str = Field(default=DEFAULT_HEALTH_FILE, min_length=1)
     """The heartbeat file that the probe reads."""
-    heartbeat_interval: float = Field(default=5.0, ge=0.25, le=LONGEST_S)
-    """How often the heartbeat is written; after four missed ones the worker counts as stuck."""
+    heartbeat_interval: float = Field(default=5.0, ge=0.25, le=MAX_DURATION_S)
+    """Interval between heartbeats; after four missed ones the worker counts as stuck."""
     log_level: str = Field(default="INFO", pattern="^(?i:debug|info|warning|error|critical)$")
-
-    if not TYPE_CHECKING:  # type checkers are to know only the names of today
-
-        def __init__(self, **values: Any) -> None:
-            former = renames.from_environment(str(self.model_config.get("env_prefix", "")))
-            super().__init__(**former | renames.today(values, self._spell))
-
-        def __getattr__(self, name: str) -> Any:
-            if name not in renames.SETTINGS:
-                return super().__getattr__(name)
-            return getattr(self, renames.tell(name, self._spell))
-
-    @classmethod
-    def _spell(cls, name: str) -> str:
-        return f"{cls.__name__}.{name}"
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the project's defaults of renamed settings to the fields of today."""
-        super().__pydantic_init_subclass__(**kwargs)
-        fields = cls.model_fields
-        for old in renames.SETTINGS.keys() & fields.keys():
-            field = fields.pop(old)
-            # In a subclass of a subclass it is an empty shell: the parent has dealt with it.
-            if not field.is_required():
-                fields[renames.tell(old, cls._spell)] = field
-            cls.model_rebuild(force=True)
+    """Lowest level of the log records that are written."""
 
     @field_validator("redis_dsn")
     @classmethod
     def _check_dsn(cls, value: SecretStr) -> SecretStr:
-        RedisLocation.parse(value.get_secret_value())
+        RedisDsn.parse(value.get_secret_value())
         return value
 
     @field_validator("timezone")
@@ -186,7 +160,7 @@ class WorkerConfig(Environment):
         try:
             ZoneInfo(value)
         except (KeyError, OSError, ValueError):
-            msg = f"{value!r} is no time zone of this system; for example Europe/Berlin"
+            msg = f"{value!r} is not a time zone of this system; use a name such as Europe/Berlin"
             raise ValueError(msg) from None
         return value
 
@@ -200,25 +174,26 @@ class WorkerConfig(Environment):
         return value
 
     @property
-    def location(self) -> RedisLocation:
-        """Where Redis is."""
-        return RedisLocation.parse(self.redis_dsn.get_secret_value())
-
-    def connect(self) -> QueueClient:
-        """Make a client of the queue; it connects when first used."""
-        return connect(self.location, self.queue_name, self.max_payload)
+    def dsn(self) -> RedisDsn:
+        """The parsed address of Redis."""
+        return RedisDsn.parse(self.redis_dsn.get_secret_value())
 
     @property
-    def redis_settings(self) -> RedisSettings:
-        """The same for plain arq."""
-        return arq_settings(self.location)
+    def longest_run(self) -> float:
+        """The longest timeout of one run, in seconds."""
+        return self.job_timeout
 
     @property
     def drain_seconds(self) -> float:
         """How long a stop waits for running work."""
-        return self.drain_timeout or max(self.job_timeout, self.handler_timeout)
+        return self.drain_timeout or self.longest_run
 
-    def retry_policy(self, permanent: ErrorTypes = (), transient: ErrorTypes = ()) -> RetryPolicy:
-        """Return the policy for messages and jobs, with the project's own error classes."""
-        backoff, most = self.retry_backoff, self.retry_backoff_max
-        return RetryPolicy(self.max_retries, backoff, most, permanent, transient)
+
+class LeaseConfig(WorkerConfig):
+    """Settings of services that lease their work: streams and leased jobs."""
+
+    lease_timeout: float = Field(default=15.0, ge=0.1, le=MAX_DURATION_S)
+    """The work of a dead worker is reclaimed within this time."""
+    prefetch: int = Field(default=500, ge=0)
+    """Maximum number of messages or jobs that wait in this process beside those that run; fewer
+    when they run long, so that other workers get them."""

@@ -1,12 +1,11 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass these errors instead.
-"""Every error that the base raises on its own account.
+"""Every error that a project may catch, in one hierarchy.
 
 ::
 
     WorkerError
     ├── ConfigError         a setting or environment variable is wrong; the worker does not start
     ├── SettingsError       a worker settings class is wrong (raised when it is defined)
-    ├── RegistrationError   two handlers, or two tasks, claim one name
+    ├── RegistrationError   a handler or task is declared in a way that cannot work
     ├── PayloadError        a payload cannot be written to or read from Redis
     ├── UnknownEventError   no handler is registered for the event type
     ├── PermanentError      raise it in a handler or task: retrying cannot help, dead-letter now
@@ -14,13 +13,14 @@
     ├── TransientError      raise it in a handler or task: try again later (the default for
     │                       every other exception, too)
     ├── PoisonError         an entry was delivered too often without being settled
-    └── JobFailedError      stands in for the exception of a failed job when its result is read
+    ├── JobFailedError      stands in for the exception of a failed job when its result is read
+    └── NoServerError       no Redis server can be started for development or tests
 """
 
 from pydantic import ValidationError
 
-LONGEST_S = 1e9
-"""No setting and no delay may be longer, in seconds: some thirty years."""
+MAX_DURATION_S = 1e9
+"""Maximum of every setting and delay, in seconds: some thirty years."""
 
 
 class WorkerError(Exception):
@@ -55,8 +55,8 @@ class InvalidEventError(PermanentError):
     """The payload does not fit the event's model; the message lists what is wrong."""
 
     @classmethod
-    def of(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
-        """Describe ``error`` without repeating the payload, which may hold secrets."""
+    def from_validation_error(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
+        """Describe ``error`` without the payload, which may hold secrets."""
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
             for problem in error.errors(include_url=False, include_input=False)
@@ -70,7 +70,7 @@ class TransientError(WorkerError):
     ``delay`` overrides the backoff of this one retry, in seconds.
 
     Raises:
-        ValueError: ``delay`` is negative, or longer than `LONGEST_S`.
+        ValueError: ``delay`` is negative, or longer than `MAX_DURATION_S`.
     """
 
     delay: float | None = None
@@ -78,8 +78,8 @@ class TransientError(WorkerError):
     def __init__(self, *args: object, delay: float | None = None) -> None:
         super().__init__(*args)
         if delay is not None:
-            if not 0 <= delay <= LONGEST_S:
-                msg = f"delay is {delay!r}, not a number of seconds up to {LONGEST_S:g}"
+            if not 0 <= delay <= MAX_DURATION_S:
+                msg = f"delay is {delay!r}, not a number of seconds up to {MAX_DURATION_S:g}"
                 raise ValueError(msg)
             self.delay = delay
 
@@ -90,3 +90,7 @@ class PoisonError(WorkerError):
 
 class JobFailedError(WorkerError):
     """The job ended with an exception, which the result carries as type name and message."""
+
+
+class NoServerError(WorkerError):
+    """No Redis server can be started here; the message says what to install."""

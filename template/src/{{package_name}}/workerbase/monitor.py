@@ -1,8 +1,7 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass Monitor instead.
-"""What happens in a worker, told as it happens: to metrics, traces, logs and tests.
+"""The extension point for observing a worker: metrics, traces, logs and tests are monitors.
 
-A worker's settings list their monitors; the engines call them. Nothing is called for a worker
-without monitors, and a monitor that raises is logged and never harms the work.
+The settings of a worker and its services list monitors; the engines call them. A worker without
+monitors pays nothing, and a monitor that raises is logged and never harms the work.
 """
 
 import contextlib
@@ -24,62 +23,65 @@ Outcome: TypeAlias = Literal[
     "handled", "retried", "dead_lettered", "parked", "held", "failed", "aborted", "lease_lost",
     "deleted",
 ]  # fmt: skip
-"""What became of one delivery of a message, or one try of a job.
+"""The end of one delivery of a message, or of one attempt of a job.
 
-``held``: the breaker keeps the message for another try. ``failed``: the job ended with an error
-and leaves no dead letter. ``deleted``: somebody removed the entry while it was pending.
+``held``: the breaker keeps the message for another attempt. ``failed``: the job ended with an
+error and leaves no dead letter. ``deleted``: the entry was removed while it was pending.
 """
 
-LeaseEvent: TypeAlias = Literal["renewed", "lost", "taken_over"]
+LeaseEvent: TypeAlias = Literal["renewed", "lost", "reclaimed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A message or a job on its way through a worker."""
+    """A message or a job that passes through a worker."""
 
     kind: Kind
     source: str
     """The stream, or the queue."""
     name: str
-    """The event type, or the function; ``?`` if it cannot be read."""
+    """The event type or the function; ``?`` if it cannot be read."""
     id: str
     """The message id, which stays the same over retries and replays, or the job id."""
     attempt: int
     """Counted from 1."""
     data: bytes = b""
-    """JSON of the event. It may hold secrets: do not show it."""
+    """JSON of the event. It may hold secrets and must not be shown."""
     trace: str = ""
-    """W3C ``traceparent`` of whoever sent it, empty if it came without."""
+    """W3C ``traceparent`` of the sender; empty if there is none."""
 
 
 class Monitor:
-    """Override what you want to know. The methods are called on the event loop: be quick."""
+    """Receives worker events. Override what is of interest.
 
-    def alongside(self, ctx: Ctx) -> AbstractAsyncContextManager[object]:
-        """Surround the life of the worker, from its start-up until it has drained."""
+    The methods are called on the event loop and must return quickly.
+    """
+
+    def lifespan(self, ctx: Ctx) -> AbstractAsyncContextManager[object]:
+        """Return a context for the life of the worker, from start-up until it has drained."""
         return nullcontext(ctx)
 
-    def running(self, work: Work) -> AbstractContextManager[object]:
-        """Surround the run of a handler or task; its exception passes through the context."""
+    def around(self, work: Work) -> AbstractContextManager[object]:
+        """Return a context for one run of a handler or task; its exception passes through."""
         return nullcontext(work)
 
-    def ended(
+    def on_finished(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
     ) -> None:
-        """Note what became of ``work`` after it ran for ``seconds`` (0 if it did not run)."""
+        """Receive the outcome of ``work``, which ran for ``seconds`` (0 if it did not run)."""
 
-    def leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
-        """Note what happened to leases of messages or jobs."""
+    def on_leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
+        """Receive how many leases were renewed, lost or reclaimed."""
 
-    def redis_failed(self, error: BaseException) -> None:
-        """Note that Redis did not answer, or refused."""
+    def on_redis_failure(self, error: BaseException) -> None:
+        """Receive the error of a command that Redis did not answer or refused."""
 
-    def breaker(self, *, is_open: bool) -> None:
-        """Note that the breaker opened, or closed."""
+    def on_breaker(self, *, is_open: bool) -> None:
+        """Receive that the circuit breaker opened or closed."""
 
 
 class _Guard:
-    """Logs what a monitor raises; a class, since a generator costs a message ten times as much."""
+    """Logs what a monitor raises; a generator would cost each message ten times as much."""
 
     def __enter__(self) -> None: ...
 
@@ -111,7 +113,7 @@ class _Around:
     def __enter__(self) -> None:
         for monitor in self._monitors:
             with _GUARD:
-                context = monitor.running(self._work)
+                context = monitor.around(self._work)
                 context.__enter__()
                 self._entered.append(context)
 
@@ -122,22 +124,22 @@ class _Around:
 
 
 class Monitors(Monitor):
-    """Tells several monitors; false if there are none."""
+    """Forwards to several monitors; false if there are none."""
 
     def __init__(self, monitors: Iterable[Monitor] = ()) -> None:
         self._monitors = tuple(monitors)
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a monitor."""
         return bool(self._monitors)
 
     @contextlib.asynccontextmanager
-    async def alongside(self, ctx: Ctx) -> AsyncGenerator[None]:
-        """Surround the life of the worker with the context of each."""
+    async def lifespan(self, ctx: Ctx) -> AsyncGenerator[None]:
+        """Enter the context of each monitor for the life of the worker."""
         entered: list[AbstractAsyncContextManager[object]] = []
         for monitor in self._monitors:
             with _GUARD:
-                context = monitor.alongside(ctx)
+                context = monitor.lifespan(ctx)
                 await context.__aenter__()
                 entered.append(context)
         try:
@@ -147,32 +149,32 @@ class Monitors(Monitor):
                 with _GUARD:
                     await context.__aexit__(*sys.exc_info())
 
-    def running(self, work: Work) -> AbstractContextManager[object]:
-        """Surround the run of a handler or task with the context of each."""
+    def around(self, work: Work) -> AbstractContextManager[object]:
+        """Enter the context of each monitor for one run."""
         return _Around(self._monitors, work)
 
-    def ended(
+    def on_finished(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
     ) -> None:
-        """Tell all what became of ``work``."""
+        """Forward the outcome of ``work``."""
         for monitor in self._monitors:
             with _GUARD:
-                monitor.ended(work, outcome, error, seconds)
+                monitor.on_finished(work, outcome, error, seconds)
 
-    def leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
-        """Tell all what happened to leases."""
+    def on_leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
+        """Forward a count of leases unless it is 0."""
         if count:
-            self._tell(lambda monitor: monitor.leases(kind, event, count))
+            self._forward(lambda monitor: monitor.on_leases(kind, event, count))
 
-    def redis_failed(self, error: BaseException) -> None:
-        """Tell all that Redis failed."""
-        self._tell(lambda monitor: monitor.redis_failed(error))
+    def on_redis_failure(self, error: BaseException) -> None:
+        """Forward a failure of Redis."""
+        self._forward(lambda monitor: monitor.on_redis_failure(error))
 
-    def breaker(self, *, is_open: bool) -> None:
-        """Tell all about the breaker."""
-        self._tell(lambda monitor: monitor.breaker(is_open=is_open))
+    def on_breaker(self, *, is_open: bool) -> None:
+        """Forward the state of the breaker."""
+        self._forward(lambda monitor: monitor.on_breaker(is_open=is_open))
 
-    def _tell(self, call: Callable[[Monitor], None]) -> None:
+    def _forward(self, call: Callable[[Monitor], None]) -> None:
         for monitor in self._monitors:
             with _GUARD:
                 call(monitor)

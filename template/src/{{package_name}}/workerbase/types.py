@@ -1,4 +1,3 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; import these aliases instead.
 """Type aliases and protocols shared by the base and by the project's own code."""
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,10 +20,10 @@ Ctx: TypeAlias = dict[str, object]
 """The dictionary that arq hands to tasks and hooks; `task_utils` reads it with types."""
 
 JobResult: TypeAlias = object
-"""What a task returns: anything that `wire.dumps` can write."""
+"""What a task returns: anything that `codec.dumps` can write."""
 
 Dependency: TypeAlias = Callable[[Ctx], Awaitable[object]]
-"""A function that makes a resource for tasks and handlers from ``ctx`` at startup."""
+"""A function that makes a resource for tasks and handlers at startup, from ``ctx``."""
 
 Hook: TypeAlias = Callable[[Ctx], Awaitable[None]]
 """An arq life-cycle hook such as ``on_startup``."""
@@ -35,7 +34,7 @@ RedisArg: TypeAlias = str | bytes | int | float
 class RedisClient(Protocol):
     """The one method of redis-py that the base needs; replies are bytes and lists of bytes.
 
-    redis-py types its replies loosely, so this is where ``Any`` enters: every caller narrows at
+    redis-py types its replies loosely, so this is where ``Any`` enters; every caller narrows it at
     once.
     """
 
@@ -58,7 +57,7 @@ Fields: TypeAlias = Mapping[str, FieldValue]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A task and its arguments, checked where it is made: ``send_email.job(42)``."""
+    """A task and its arguments, type-checked where it is made: ``send_email.job(42)``."""
 
     function: str
     args: tuple[object, ...]

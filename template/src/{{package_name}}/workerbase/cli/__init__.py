@@ -1,22 +1,48 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
 """The command line of a worker.
 
-main = make_cli("myworker.worker:WorkerSettings")
+    main = make_cli("myworker.worker:WorkerSettings")
+
+May import `inspector`, `process`, `config`, `broker`, `engine`. Commands of features register by
+entry points of the project, in the group ``{package}.commands``.
 """
+
+import importlib.util
+from importlib.metadata import EntryPoint, entry_points
 
 import click
 
 from ..errors import WorkerError
 from .app import App
 from .dlq import dlq
-from .groups import groups
-from .operate import enqueue, health, publish, run, status
+from .enqueue import enqueue
+from .health import health
+from .run import run
+from .status import status
 
 
-class _Group(click.Group):
-    """A group whose commands report the base's errors as one sentence, not as a traceback."""
+class WorkerGroup(click.Group):
+    """The commands of the core, and those that features register by entry points.
+
+    Errors of the base are reported as one sentence, not as a traceback.
+    """
+
+    plugins: dict[str, EntryPoint]
+    """Entry points of further commands, by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names."""
+        return sorted({*super().list_commands(ctx), *self.plugins})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; one of a feature takes the place of the core's with its name."""
+        plugin = self.plugins.get(cmd_name)
+        if plugin is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = plugin.load()
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
         try:
             return super().invoke(ctx)
         except WorkerError as exc:
@@ -29,21 +55,28 @@ def make_cli(settings: str) -> click.Group:
     Args:
         settings: ``package.module:Class`` of the worker's settings; imported when it is needed.
     """
+    package = settings.partition(".")[0]
 
-    @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-    @click.version_option(package_name=settings.partition(".")[0])
+    @click.group(cls=WorkerGroup, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.version_option(package_name=package)
     @click.pass_context
     def main(ctx: click.Context) -> None:
-        """Run this worker and look after it."""
+        """Run and operate this worker."""
         ctx.obj = App(settings)
 
-    for command in (run, publish, enqueue, health, status, dlq, groups):
+    for command in (run, enqueue, health, status, dlq):
         main.add_command(command)
-    from ..devtools.commands import base, chaos, demo  # noqa: PLC0415
-
-    for command in (demo, chaos, base):
-        main.add_command(command)
+    found = entry_points(group=f"{package}.commands")
+    main.plugins = {plugin.name: plugin for plugin in found if _is_installed(plugin)}
     return main
+
+
+def _is_installed(plugin: EntryPoint) -> bool:
+    """Whether the module exists: a wheel leaves out the packages for development."""
+    try:
+        return importlib.util.find_spec(plugin.module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 __all__ = ["App", "make_cli"]

@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
-"""``dlq``: look at dead letters, send them back, delete them."""
+"""``dlq``: examine, replay and purge dead letters."""
 
 import asyncio
 import json
@@ -13,38 +12,46 @@ from dataclasses import fields
 from typing import Any, cast, get_args
 
 import click
-from arq.connections import ArqRedis
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .. import keys
-from ..dlq import DeadEntry, Filter, Group, SetAside
-from ..retry import Reason
-from .app import DURATION, App, ago, near, pass_app, plain_table, print_json, printable
+from ..broker import keys
+from ..broker.enqueue import QueueClient
+from ..engine.retry_policy import Reason
+from ..engine.sources import WorkSource
+from ..inspector.dead_letters import (
+    DeadLetterEntry,
+    DeadLetterFilter,
+    DeadLetterQueue,
+    ErrorGroup,
+)
+from ..types import RedisClient
+from .app import App, pass_app
+from .terminal import DURATION, ago, near, plain_table, print_json, printable
 
-Change = Callable[[SetAside, DeadEntry, bool], Awaitable[str]]
-"""Does one change, or with True only says what it would come to."""
+Change = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
+"""Makes one change, or with True only returns what it would result in."""
 
 
 @click.group()
 def dlq() -> None:
-    """Look at dead letters, send them back, delete them."""
+    """Examine dead letters, send them back, delete them."""
 
 
 def _entry_id(_: click.Context, __: click.Parameter, value: str) -> str:
     if value and re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", value) is None:
-        msg = f"{value!r} is no id of an entry, such as 1700000000000-0"
+        msg = f"{value!r} is not the id of an entry, such as 1700000000000-0"
         raise click.BadParameter(msg)
     return value
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which dead letters are meant."""
+    """Add the options that select dead letters."""
     options = (
         click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
-        click.option("--type", "event_type", default="", help="Event type."),
+        click.option("--type", "event_type", default="", help="Event type or function."),
         click.option("--error", default="", help="Part of the error, or its error id."),
         click.option("--reason", type=click.Choice(get_args(Reason))),
         click.option("--older-than", type=DURATION, help="For example 2h."),
@@ -58,26 +65,27 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _targets(
-    app: App, redis: ArqRedis, stream: str | None, parked: bool
-) -> Sequence[SetAside]:
-    name, suffix = (keys.parked, keys.PARKED_SUFFIX) if parked else (keys.dlq, keys.DLQ_SUFFIX)
-    known = app.router.streams if parked else (*app.router.streams, app.config.queue_name)
-    streams = (stream.removesuffix(suffix),) if stream else known
-    targets = [SetAside(redis, name(s)) for s in streams]
+    app: App, redis: RedisClient, source: str | None, parked: bool
+) -> Sequence[DeadLetterQueue]:
+    suffix = keys.PARKED_SUFFIX if parked else keys.DLQ_SUFFIX
+    known = [s.name for s in app.settings().sources() if s.parks or not parked]
+    names = [source.removesuffix(suffix)] if source else known
+    make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
+    targets = [make(redis, name) for name in names]
     # A stream that this worker no longer reads may still have dead letters.
-    if stream and streams[0] not in known and not await targets[0].size():
-        msg = f"{stream!r} is no stream or queue of this worker and has nothing set aside; "
-        raise click.BadParameter(msg + near(streams[0], known), param_hint="--stream")
+    if source and names[0] not in known and not await targets[0].size():
+        msg = f"{source!r} is not a stream or queue of this worker and has nothing set aside; "
+        raise click.BadParameter(msg + near(names[0], known), param_hint="--stream")
     return targets
 
 
 @asynccontextmanager
-async def _bar(targets: Sequence[SetAside]) -> AsyncGenerator[Callable[[int], object]]:
-    """Show how many entries were looked at, where somebody watches."""
+async def _bar(targets: Sequence[DeadLetterQueue]) -> AsyncGenerator[Callable[[int], object]]:
+    """Show how many entries were examined, in a terminal."""
     console = Console(stderr=True)
     total = sum([await target.size() for target in targets])
     with Progress(
-        TextColumn("looking at"),
+        TextColumn("examining"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -94,12 +102,12 @@ async def _bar(targets: Sequence[SetAside]) -> AsyncGenerator[Callable[[int], ob
 @pass_app
 def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **which: Any) -> None:
     """Count dead letters by error."""
-    wanted = Filter(**which)
+    wanted = DeadLetterFilter(**which)
 
-    async def work(redis: ArqRedis) -> dict[str, list[Group]]:
-        targets = await _targets(app, redis, stream, parked)
-        async with _bar(targets) as looked:
-            return {target.name: await target.groups(wanted, looked) for target in targets}
+    async def work(redis: QueueClient) -> dict[str, list[ErrorGroup]]:
+        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
+        async with _bar(targets) as on_page:
+            return {target.name: await target.groups(wanted, on_page) for target in targets}
 
     found = app.with_redis(work)
     if as_json:
@@ -130,14 +138,14 @@ def show(
     app: App, /, stream: str | None, parked: bool, as_json: bool, limit: int, **which: Any
 ) -> None:
     """Show dead letters with payload and traceback, oldest first."""
-    wanted = Filter(**which)
+    wanted = DeadLetterFilter(**which)
 
-    async def work(redis: ArqRedis) -> list[DeadEntry]:
-        found: list[DeadEntry] = []
-        targets = await _targets(app, redis, stream, parked)
-        async with _bar(targets) as looked:
+    async def work(redis: QueueClient) -> list[DeadLetterEntry]:
+        found: list[DeadLetterEntry] = []
+        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
+        async with _bar(targets) as on_page:
             for target in targets:
-                async for entry in target.scan(wanted, looked=looked):
+                async for entry in target.scan(wanted, on_page=on_page):
                     found.append(entry)
                     if len(found) == limit:
                         return found
@@ -153,7 +161,7 @@ def show(
         app.console.print("nothing matches")
 
 
-def _print_entry(app: App, entry: DeadEntry) -> None:
+def _print_entry(app: App, entry: DeadLetterEntry) -> None:
     for name, value in entry.as_dict().items():
         text = str(value).rstrip()
         if name == "history":
@@ -169,12 +177,12 @@ def _print_entry(app: App, entry: DeadEntry) -> None:
 def changes(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that change something."""
     options = (
-        click.option("--dry-run", is_flag=True, help="Only say what would be done."),
-        click.option("--limit", type=click.IntRange(1), help="Stop after so many."),
+        click.option("--dry-run", is_flag=True, help="Only show what would be done."),
+        click.option("--limit", type=click.IntRange(1), help="Maximum number of messages."),
         click.option(
-            "--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second."
+            "--rate", type=click.FloatRange(0, min_open=True), help="Maximum number a second."
         ),
-        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
     )
     for option in reversed(options):
         command = option(command)
@@ -188,29 +196,29 @@ def changes(command: Callable[..., Any]) -> Callable[..., Any]:
     default=3,
     show_default=True,
     type=click.IntRange(1),
-    help="Leave messages that were replayed so often.",
+    help="Leave messages that were replayed this often.",
 )
 @pass_app
 def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
-    """Send dead letters back to their stream, with all their tries.
+    """Send dead letters back to their stream or queue, with all their attempts.
 
-    Interrupt it and start it again as you like: each message is moved in one step. In a terminal
-    it asks first where no filter says which ones are meant.
+    It can be interrupted and started again at any time: each message is moved in one step. In a
+    terminal it asks for confirmation if no filter is given.
     """
-    loads = cast("Callable[[bytes], object]", vars(app.settings())["job_deserializer"])
-    queue, router = app.config.queue_name, app.router
+    settings = app.settings()
+    loads, sources = settings.job_deserializer, {s.name: s for s in settings.sources()}
 
-    async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
-        if target.stream == queue and not entry.is_job:
+    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
+        source = sources.get(target.source, WorkSource(target.source, "stream"))
+        if source.kind == "queue" and not entry.is_job:
             return "unreadable"  # as a message it would make a stream where the queue belongs
-        mine = options["parked"] and target.stream in router.streams
-        if mine and not router.knows(target.stream, entry.event_type):
+        if options["parked"] and not source.knows(entry.event_type):
             return "unknown"  # it would only be parked again
         if dry_run:
-            return target.left(entry, max_replays, loads) or "replayed"
+            return target.replay_refusal(entry, max_replays, loads) or "replayed"
         return await target.replay(entry, max_replays, loads)
 
-    if sys.stdin.isatty() and not yes and _filter(options) == Filter():
+    if sys.stdin.isatty() and not yes and _filter(options) == DeadLetterFilter():
         _ask(app, "Send {:,} messages back?", "replayed", change, options)
     _apply(app, "replayed", change, options)
 
@@ -221,7 +229,7 @@ def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
 def purge(app: App, /, yes: bool, **options: Any) -> None:
     """Delete dead letters for good."""
 
-    async def change(target: SetAside, entry: DeadEntry, dry_run: bool) -> str:
+    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
         return "purged" if dry_run or await target.purge(entry) else "gone"
 
     if not yes:
@@ -236,8 +244,8 @@ def _ask(app: App, question: str, verb: str, change: Change, options: dict[str, 
         click.confirm(question.format(meant), abort=True)
 
 
-def _filter(options: dict[str, Any]) -> Filter:
-    return Filter(**{f.name: options[f.name] for f in fields(Filter)})
+def _filter(options: dict[str, Any]) -> DeadLetterFilter:
+    return DeadLetterFilter(**{f.name: options[f.name] for f in fields(DeadLetterFilter)})
 
 
 def _change_all(app: App, verb: str, change: Change, options: dict[str, Any]) -> Counter[str]:
@@ -245,15 +253,15 @@ def _change_all(app: App, verb: str, change: Change, options: dict[str, Any]) ->
     stream, parked, dry_run = options["stream"], options["parked"], options["dry_run"]
     limit, rate = options["limit"], options["rate"]
 
-    async def work(redis: ArqRedis) -> Counter[str]:
+    async def work(redis: QueueClient) -> Counter[str]:
         done: Counter[str] = Counter()
-        targets = await _targets(app, redis, stream, parked)
-        async with _bar(targets) as looked:
+        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
+        async with _bar(targets) as on_page:
             for target in targets:
-                # What arrives while this runs is for the next run; a message that fails again at
-                # once would otherwise go round and round.
+                # What arrives meanwhile is left to the next run: a message that fails again at once
+                # would otherwise be replayed without end.
                 newest = await target.newest()
-                async for entry in target.scan(wanted, until=newest, looked=looked):
+                async for entry in target.scan(wanted, until=newest, on_page=on_page):
                     done[await change(target, entry, dry_run)] += 1
                     if limit is not None and done[verb] >= limit:
                         return done
@@ -282,5 +290,5 @@ _LEFT = {
     "capped": "left: replayed too often (--max-replays)",
     "unknown": "left: the worker has no handler for their type",
     "exists": "left: a job with the same id waits or runs",
-    "unreadable": "left: no jobs that the worker's job_deserializer can read",
+    "unreadable": "left: not a job that the worker's job_deserializer can read",
 }

@@ -1,5 +1,9 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; import from it, add nothing.
-"""For the application: enqueue jobs (`delivery.arq`) and publish events (`delivery.streams`).
+"""For applications: enqueue jobs without the worker's settings, tasks or handlers.
 
-Nothing here imports the worker's settings, tasks or handlers; all it needs is where Redis is.
+All that is needed is the address of Redis. May import `config`, `broker`, `errors`, `types`; not
+`process` or a service.
 """
+
+from .arq import ArqAdapter
+
+__all__ = ["ArqAdapter"]

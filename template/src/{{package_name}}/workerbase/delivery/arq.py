@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass ArqAdapter instead.
-"""Enqueue jobs from an application: Django, Flask, FastAPI, a script.
+"""Enqueues jobs from an application: Django, Flask, FastAPI, a script.
 
 jobs = ArqAdapter()
 jobs.enqueue_sync("send_email", 42)          # anywhere, also inside a running event loop
@@ -10,8 +9,7 @@ from typing import Any
 
 from arq.jobs import Job
 
-from .. import scripts
-from ..jobqueue import NewJob
+from ..broker.enqueue import NewJob
 from ..types import Call
 from .clients import AppClients
 
@@ -22,9 +20,9 @@ class ArqAdapter(AppClients):
     Raises (all methods):
         RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
         ConfigError: the environment is wrong.
-        redis.exceptions.RedisError: Redis did not take the job.
+        redis.exceptions.RedisError: Redis did not accept the job.
         arq.jobs.SerializationError: an argument has no JSON form.
-        PayloadError: the job has more than ``WORKER_MAX_PAYLOAD`` bytes.
+        PayloadError: the job is larger than ``WORKER_MAX_PAYLOAD``.
     """
 
     async def enqueue(self, function: str | Call, *args: object, **kwargs: object) -> Job | None:
@@ -44,6 +42,6 @@ class ArqAdapter(AppClients):
             The id of the job, or None if a job with this ``_job_id`` exists.
         """
         kwargs.setdefault("_queue_name", self.config.queue_name)
-        job = NewJob.of(function, *args, _max_payload=self.config.max_payload, **kwargs)
-        added = scripts.enqueue.run_sync(self.for_threads, job.keys, job.args)
-        return None if job.refused(added) else job.job_id
+        limit = self.config.max_payload
+        job = NewJob.create(function, *args, _max_payload_bytes=limit, **kwargs)
+        return job.job_id if job.enqueue_sync(self.for_threads) else None

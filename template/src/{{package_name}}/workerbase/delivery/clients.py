@@ -1,16 +1,16 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass the adapters instead.
 """Redis clients for an application: one per event loop, one for code without a loop."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Self
+from typing import Self, cast
 
 import redis
 
+from ..broker.client import connect, connect_sync
+from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
-from ..connect import connect_sync
-from ..jobqueue import QueueClient
+from ..types import RedisClient
 
 
 class AppClients:
@@ -47,12 +47,18 @@ class AppClients:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
-            client = self.config.connect()
+            config = self.config
+            client = connect(config.dsn, config.queue_name, config.max_payload)
             closing = self._until_closed(loop, client)
             with contextlib.suppress(StopIteration):
-                closing.__anext__().send(None)  # as far as its yield: now the loop knows of it
+                closing.__anext__().send(None)  # as far as its yield, so that the loop knows it
             self._by_loop[loop] = client, closing
         return self._by_loop[loop][0]
+
+    @property
+    def commands(self) -> RedisClient:
+        """The same client, for plain commands."""
+        return cast("RedisClient", self.for_loop)
 
     async def _until_closed(
         self, loop: asyncio.AbstractEventLoop, client: QueueClient
@@ -68,7 +74,7 @@ class AppClients:
     def for_threads(self) -> redis.Redis:
         """The client for code without an event loop."""
         if self._sync is None:
-            self._sync = connect_sync(self.config.location)
+            self._sync = connect_sync(self.config.dsn)
         return self._sync
 
     async def aclose(self) -> None:

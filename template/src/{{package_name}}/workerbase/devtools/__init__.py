@@ -1,2 +1,5 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; import from it, add nothing.
-"""For development only: an embedded Redis, the demo, the chaos run. Workers never import it."""
+"""Demo and chaos: a feature for development, which neither the wheel nor the image contains.
+
+May import everything else. What it needs of other features it looks for, since a project may not
+have chosen them.
+"""

@@ -1,4 +1,3 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; pass options to `chaos` instead.
 """The chaos run: workers are killed and Redis is restarted under load; nothing may be lost.
 
 The setting follows docket's chaos harness (10 workers, 20,000 tasks, a chance of a fault every
@@ -7,41 +6,40 @@ The setting follows docket's chaos harness (10 workers, 20,000 tasks, a chance o
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import cast
 
-from arq.constants import default_queue_name, in_progress_key_prefix
-from arq.jobs import Job
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
-from .. import keys, wire
-from ..connect import OUTAGE_ERRORS, RedisLocation, connect
-from ..delivery.streams import publish
-from ..dlq import SetAside
+from ..broker import codec, keys
+from ..broker.client import connect
+from ..broker.dsn import RedisDsn
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..inspector.dead_letters import DeadLetterQueue
+from ..testing.redis_server import Server
 from ..types import RedisClient
-from .chaos_worker import HANDLED, MAX_TRIES, RAN, STREAM, Work
-from .server import Server
+from .chaos_worker import MAX_ATTEMPTS
+from .workload import Item, ItemKind, Workload, workloads
 
 TICK_S = 0.25
-GROUP = "chaos"
-QUEUE = default_queue_name
+ITEM_S = 0.002
+"""How long an item takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do to the worker; the options of the ``chaos`` command."""
+    """The options of the ``chaos`` command."""
 
     messages: int
     jobs: int
@@ -58,25 +56,25 @@ class Plan:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the messages, or of the jobs."""
+    """The outcome of the messages, or of the jobs."""
 
     sent: int
     handled: int = 0
     duplicates: int = 0
     dead_lettered: int = 0
     dead_lettered_good: int = 0
-    """Such as would have worked and went to the DLQ all the same."""
+    """Good ones that went to the dead-letter queue nevertheless."""
     unfinished: int = 0
-    """Such as were still in Redis when the run gave up."""
+    """Still in Redis when the run gave up."""
     lost: int = 0
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost or condemned."""
+        """Whether nothing was lost and nothing good was dead-lettered."""
         return not (self.unfinished or self.lost or self.dead_lettered_good)
 
     def count(self, times: dict[int, int], dead: dict[int, str], waiting: set[int]) -> None:
-        """Fill it from how often each was handled, the kinds of the dead, and what waits."""
+        """Count from how often each was done, the kinds of the dead letters, and what waits."""
         settled = times.keys() | dead.keys()
         self.handled = len(times)
         self.duplicates = sum(times.values()) - len(times)
@@ -88,28 +86,29 @@ class Tally:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it all."""
+    """The result of a run."""
 
     server: str
-    messages: Tally
-    jobs: Tally
+    tallies: dict[str, Tally]
+    """By the names of the workloads."""
     workers_killed: int = 0
     redis_restarts: int = 0
     seconds: float = 0.0
     leftover_keys: list[str] = field(default_factory=list[str])
     recovery_s: list[float] = field(default_factory=list[float])
-    """For each killed worker, how long until others had taken all it held."""
+    """For each killed worker, how long until others had reclaimed the leases that it held."""
     resume_s: list[float] = field(default_factory=list[float])
     """For each restart of Redis, how long from its return until something was handled."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was lost, condemned or left behind."""
-        return self.messages.passed and self.jobs.passed and not self.leftover_keys
+        """Whether nothing was lost, wrongly dead-lettered or left behind."""
+        return all(t.passed for t in self.tallies.values()) and not self.leftover_keys
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for ``--json``."""
-        return {**asdict(self), "passed": self.passed}
+        found = asdict(self)
+        return {**found.pop("tallies"), **found, "passed": self.passed}
 
 
 class _Run:
@@ -121,38 +120,40 @@ class _Run:
         self.folder = folder
         self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
         self.workers: list[asyncio.subprocess.Process] = []
-        self.report = Report(server.version, Tally(plan.messages), Tally(plan.jobs))
-        self.redis = connect(RedisLocation.parse(server.dsn))
-        self.client: RedisClient = self.redis
+        self.workloads = workloads()
+        self.leased = [one for one in self.workloads if one.survives_kills]
+        """Workloads whose leases show what each worker holds."""
+        self.work = {
+            one: self.deal(one, plan.messages if one.kind == "message" else plan.jobs)
+            for one in self.workloads
+        }
+        tallies = {one.name: Tally(len(items)) for one, items in self.work.items()}
+        self.report = Report(server.version, tallies)
+        self.redis = connect(RedisDsn.parse(server.dsn))
+        self.client = cast("RedisClient", self.redis)
         self.finished = False
-        self.good = 0
-        """Messages and jobs that are to be handled."""
+        self.good = sum(i.kind == "good" for items in self.work.values() for i in items)
+        """Number of messages and jobs that are to be handled."""
 
-    def deal(self, count: int) -> list[Work]:
-        """Make messages, or jobs, of each kind."""
-        kinds = ["killer"] * self.plan.killers + ["toxic"] * round(count * self.plan.toxic)
-        kinds += ["good"] * (count - len(kinds))
-        self.good += kinds.count("good")
+    def deal(self, workload: Workload, count: int) -> list[Item]:
+        """Return messages, or jobs, of each kind in random order."""
+        killers = self.plan.killers if workload.survives_kills else 0
+        toxic = round(count * self.plan.toxic)
+        counts: dict[ItemKind, int] = {"killer": killers, "toxic": toxic}
+        counts["good"] = count - killers - toxic
+        kinds = list(Counter(counts).elements())  # a negative count is none
         self.random.shuffle(kinds)
-        return [Work(number=number, kind=kind) for number, kind in enumerate(kinds[:count])]
+        return [
+            Item(number=number, kind=kind, seconds=ITEM_S)
+            for number, kind in enumerate(kinds[:count])
+        ]
 
-    async def publish(self, work: list[Work]) -> None:
-        """Publish messages."""
-        await publish(self.client, *work)
-
-    async def enqueue(self, work: list[Work]) -> None:
-        """Enqueue jobs."""
-        for job in work:
-            await self.redis.enqueue_job("job", job.number, job.kind, _job_id=f"chaos-{job.number}")
-
-    async def produce(
-        self, send: Callable[[list[Work]], Awaitable[None]], work: list[Work]
-    ) -> None:
+    async def produce(self, workload: Workload, items: list[Item]) -> None:
         """Send all of it; what Redis did not confirm is sent again."""
-        for first in range(0, len(work), 20):
+        for first in range(0, len(items), 20):
             while True:
                 try:
-                    await send(work[first : first + 20])
+                    await workload.send(self.redis, items[first : first + 20])
                     break
                 except OUTAGE_ERRORS:
                     await asyncio.sleep(0.05)
@@ -164,24 +165,27 @@ class _Run:
         environment = {
             **{name: value for name, value in os.environ.items() if name[:7] != "WORKER_"},
             "WORKER_REDIS_DSN": self.server.dsn,
-            "WORKER_CONSUMER_GROUP": GROUP,
+            "WORKER_CONSUMER_GROUP": "demo",
             "WORKER_LEASE_TIMEOUT": str(self.plan.lease),
             "WORKER_HEALTH_FILE": str(Path(self.folder) / f"worker-{index}"),
             "WORKER_RETRY_BACKOFF": "0.1",
             "WORKER_RETRY_BACKOFF_MAX": "1",
             "WORKER_POLL_DELAY": "0.2",
-            # Kills come from outside, too, and must not condemn a good message.
-            "WORKER_MAX_DELIVERIES": str(MAX_TRIES),
-            # In the end only toxic messages are left, which is no outage to wait for.
+            # Kills come from outside, too, and must not cause a good message to be dead-lettered.
+            "WORKER_MAX_DELIVERIES": str(MAX_ATTEMPTS),
+            # In the end only toxic messages are left, which is not an outage to wait for.
             "WORKER_BREAKER_THRESHOLD": "1000000",
             "WORKER_LOG_LEVEL": "CRITICAL",
             "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         }
+        if not all(one.survives_kills for one in self.workloads):
+            # arq's own worker runs the jobs of a dead one again 10 s after this.
+            environment["WORKER_JOB_TIMEOUT"] = str(self.plan.lease)
         log = (Path(self.folder) / "workers.log").open("ab")
         with contextlib.closing(log):
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"{package}.chaos_worker",
-                # Not where the project's .env lies.
+                # Away from the project's .env.
                 env=environment, cwd=self.folder, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -205,7 +209,8 @@ class _Run:
                     if worker.returncode is None:
                         worker.send_signal(signal.SIGKILL)
                         self.report.workers_killed += 1
-                        watchers.create_task(self.watch_recovery(worker.pid))
+                        if self.leased:
+                            watchers.create_task(self.watch_recovery(worker.pid))
                 if self.random.random() < self.plan.restart:
                     self.server.kill()
                     await asyncio.sleep(self.random.uniform(0.0, 1.0))
@@ -218,28 +223,15 @@ class _Run:
         start = time.monotonic()
         while not self.finished:
             with contextlib.suppress(RedisError, OSError):
-                rows: list[list[Any]] = await self.client.execute_command(
-                    "XINFO", "CONSUMERS", STREAM, GROUP
-                )
-                held = [r[r.index(b"pending") + 1] for r in rows if b"-%d-" % pid in r[1]]
-                if not any(held) and not await self.holds_jobs(pid):
+                if not any([await one.holds(self.redis, pid) for one in self.leased]):
                     self.report.recovery_s.append(round(time.monotonic() - start, 2))
                     return
             await asyncio.sleep(0.1)
 
-    async def holds_jobs(self, pid: int) -> bool:
-        """Whether the worker still has leases of jobs."""
-        now = time.time() * 1000
-        job_ids = await self.client.execute_command("ZRANGEBYSCORE", QUEUE, now, "+inf")
-        if not job_ids:
-            return False
-        leases = (in_progress_key_prefix.encode() + job_id for job_id in job_ids)
-        owners: list[bytes | None] = await self.client.execute_command("MGET", *leases)
-        return any(b"-%d-" % pid in owner for owner in owners if owner)
-
     async def handled(self) -> int:
         """Return how many messages and jobs were handled."""
-        return sum([int(await self.client.execute_command("HLEN", h)) for h in (HANDLED, RAN)])
+        records = [one.record for one in self.workloads]
+        return sum([int(await self.client.execute_command("HLEN", r)) for r in records])
 
     async def watch_resume(self) -> None:
         """Measure how long until work goes on."""
@@ -265,12 +257,14 @@ class _Run:
         """Whether all is handled or dead-lettered, and nothing waits or runs."""
         try:
             handled = await self.handled()
-            dead = sum([await SetAside.dlq(self.client, s).size() for s in (STREAM, QUEUE)])
-            pending = (await self.client.execute_command("XPENDING", STREAM, GROUP))["pending"]
-            queued = int(await self.client.execute_command("ZCARD", QUEUE))
+            dlqs = [DeadLetterQueue.of_source(self.client, one.source) for one in self.workloads]
+            dead = sum([await dlq.size() for dlq in dlqs])
+            idle = all([await one.is_settled(self.redis) for one in self.workloads])
+            idle = idle and not await self.redis.zcard(keys.DEFAULT_QUEUE)
         except OUTAGE_ERRORS:
             return False
-        return handled + dead >= self.plan.messages + self.plan.jobs and not pending and not queued
+        sent = sum(map(len, self.work.values()))
+        return handled + dead >= sent and idle
 
     async def times(self, record: str) -> dict[int, int]:
         """Return how often each message, or job, was handled."""
@@ -279,56 +273,40 @@ class _Run:
 
     async def count(self) -> None:
         """Fill the report from what is in Redis."""
-        dead: dict[int, str] = {}
-        async for entry in SetAside.dlq(self.client, STREAM).scan():
-            message = Work.model_validate_json(entry.payload["data"])
-            dead[message.number] = message.kind
-        dead_jobs: dict[int, str] = {}
-        async for entry in SetAside.dlq(self.client, QUEUE).scan():
-            number, kind = json.loads(entry.payload["data"])["args"]
-            dead_jobs[number] = kind
-        waiting = {
-            Work.model_validate_json(entry.payload["data"]).number
-            async for entry in SetAside(self.client, STREAM).scan()
-        }
-        waiting_jobs: set[int] = set()
-        for job_id in await self.client.execute_command("ZRANGE", QUEUE, 0, -1):
-            job = await Job(job_id.decode(), self.redis, _deserializer=wire.loads).info()
-            if job is None:
-                continue
-            if job.function == "job":
-                waiting_jobs.add(job.args[0])
-            else:  # the retry of a message
-                waiting.add(Work.model_validate_json(job.args[1]["data"]).number)
-        self.report.messages.count(await self.times(HANDLED), dead, waiting)
-        self.report.jobs.count(await self.times(RAN), dead_jobs, waiting_jobs)
-        known = (STREAM.encode(), keys.dlq(QUEUE).encode())
-        for key in await self.client.execute_command("KEYS", "*"):
-            if (
-                not key.startswith(known)
-                and int(await self.client.execute_command("TTL", key)) == -1
-            ):
-                self.report.leftover_keys.append(key.decode())
+        for one in self.workloads:
+            dead: dict[int, str] = {}
+            async for entry in DeadLetterQueue.of_source(self.client, one.source).scan():
+                item = one.item_of(entry.payload)
+                dead[item.number] = item.kind
+            times, waiting = await self.times(one.record), await one.waiting(self.redis)
+            self.report.tallies[one.name].count(times, dead, waiting)
+        known: set[str] = set()
+        for one in self.workloads:
+            known |= {one.record, keys.dlq(one.source)}
+            known |= {one.source, keys.parked(one.source)} if one.kind == "message" else set()
+        for key in map(codec.decode, await self.client.execute_command("KEYS", "*")):
+            if key not in known and int(await self.client.execute_command("TTL", key)) == -1:
+                self.report.leftover_keys.append(key)
 
 
 async def run_chaos(plan: Plan, console: Console) -> Report:
-    """Do it; the report says whether something was lost.
+    """Run the plan; the report says whether something was lost.
 
     Raises:
         NoServerError: there is no Redis server to start.
     """
     current = asyncio.current_task()
     if current is not None:
-        # A CI job that is called off leaves no workers and no server behind.
+        # A CI job that is cancelled leaves no workers and no server behind.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     with Server(persistent=True) as server, tempfile.TemporaryDirectory() as folder:
         run = _Run(plan, server, folder)
+        sent = ", ".join(f"{len(items):,} {one.name}" for one, items in run.work.items())
         console.print(
-            f"{run.report.server}: {plan.messages:,} messages, {plan.jobs:,} jobs, "
+            f"{run.report.server}: {sent}, "
             f"{plan.workers} workers; every {TICK_S * 1000:.0f} ms {plan.kill:.0%} SIGKILL, "
             f"{plan.restart:.0%} Redis restart"
         )
-        messages, jobs = run.deal(plan.messages), run.deal(plan.jobs)
         start = time.monotonic()
         keeper = asyncio.create_task(run.keep_workers())
         faults = asyncio.create_task(run.cause_faults())
@@ -338,8 +316,8 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
                     async with asyncio.TaskGroup() as producers:
                         for index in range(plan.producers):
                             share = slice(index, None, plan.producers)
-                            producers.create_task(run.produce(run.publish, messages[share]))
-                            producers.create_task(run.produce(run.enqueue, jobs[share]))
+                            for one, items in run.work.items():
+                                producers.create_task(run.produce(one, items[share]))
                     await run.settle()
         finally:
             run.finished = True
@@ -369,13 +347,14 @@ async def _stop(workers: list[asyncio.subprocess.Process]) -> None:
 
 
 def report_table(report: Report) -> Table:
-    """Draw the report."""
+    """Return the report as a table."""
     verdict = "[green]nothing lost[/green]" if report.passed else "[red]FAILED[/red]"
     table = Table(title=f"Chaos: {verdict}", title_justify="left")
-    for column in ("", "messages", "jobs"):
+    for column in ("", *report.tallies):
         table.add_column(column, justify="right" if column else "left")
-    for name, value in asdict(report.messages).items():
-        table.add_row(name.replace("_", " "), f"{value:,}", f"{getattr(report.jobs, name):,}")
+    tallies = [asdict(tally) for tally in report.tallies.values()]
+    for name in tallies[0]:
+        table.add_row(name.replace("_", " "), *(f"{tally[name]:,}" for tally in tallies))
     table.add_section()
     facts = {
         "workers killed": str(report.workers_killed),

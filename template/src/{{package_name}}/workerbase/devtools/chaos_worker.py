@@ -1,71 +1,29 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; test your handlers in tests/.
 """The worker that the chaos run kills; it takes its configuration from the environment."""
 
-import asyncio
-import os
 import sys
 from typing import Any, cast
 
-from arq.worker import func
-
+from ..base import CORE_FUNCTIONS, BaseArqWorkerSettings
 from ..config import WorkerConfig
-from ..events import Event, EventContext, EventRouter
-from ..runner import run
-from ..settings import BaseArqWorkerSettings
-from ..task_utils import get_redis
-from ..types import Ctx, RedisClient
+from ..process.runner import run
+from ..process.settings import resolved_settings
+from .workload import Workload, workloads
 
-STREAM = "chaos"
-HANDLED, RAN = "chaos:handled", "chaos:ran"
-"""Hashes of message and job number to the number of times it was handled, or ran."""
-
-MAX_TRIES = 10
-"""Of messages and jobs that are there when their worker dies."""
-
-router = EventRouter()
+MAX_ATTEMPTS = 10
+"""Attempts of a job, and deliveries of a message, that are in work when their worker dies."""
 
 
-class Work(Event, type="work", stream=STREAM):
-    """One message of the chaos run."""
-
-    number: int
-    kind: str = "good"
-
-
-@router.on(Work)
-async def handle(event: Work, ctx: EventContext) -> None:
-    """Handle it, fail, or die, as the message says."""
-    await work(ctx.redis, HANDLED, event.number, event.kind)
-
-
-async def job(ctx: Ctx, number: int, kind: str) -> None:
-    """Do the same as a job."""
-    await work(get_redis(ctx), RAN, number, kind)
-
-
-async def work(redis: RedisClient, record: str, number: int, kind: str) -> None:
-    """Work, fail or die."""
-    await asyncio.sleep(0.002)
-    if kind == "toxic":
-        msg = "toxic"
-        raise ValueError(msg)
-    if kind == "killer":
-        os._exit(9)
-    await redis.execute_command("HINCRBY", record, number, 1)
-
-
-def load() -> type[BaseArqWorkerSettings]:
-    """Make the settings."""
-    chaos_router, chaos_config = router, WorkerConfig.load()
-
-    class ChaosSettings(BaseArqWorkerSettings):
-        config = chaos_config
-        router = chaos_router
-        # Kills come from outside, too, and must not condemn a good job.
-        functions = (func(cast("Any", job), name="job", max_tries=MAX_TRIES),)
-
-    return ChaosSettings
+def settings_of(
+    chosen: list[Workload], attempts: int, config: WorkerConfig | None = None
+) -> type[BaseArqWorkerSettings]:
+    """Return the settings of a worker for these workloads."""
+    members: dict[str, Any] = {
+        "config": config,
+        "services": tuple(service for one in chosen for service in one.services()),
+        "functions": CORE_FUNCTIONS + [f for one in chosen for f in one.functions(attempts)],
+    }
+    return cast("type[BaseArqWorkerSettings]", type("Settings", (BaseArqWorkerSettings,), members))
 
 
 if __name__ == "__main__":
-    sys.exit(run(load))
+    sys.exit(run(resolved_settings(settings_of(workloads(), MAX_ATTEMPTS))))

@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; write a demo of your own instead.
-"""The demo: a real server, a real worker, and messages of every fate."""
+"""The demo: a real server, a real worker, and messages (or jobs) with every kind of outcome."""
 
 import asyncio
 import logging
@@ -8,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -16,79 +16,54 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import keys, wire
+from ..broker.client import connect
+from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
-from ..connect import connect
-from ..delivery.streams import publish
-from ..dlq import SetAside
-from ..errors import PermanentError
-from ..events import Event, EventContext, EventRouter
+from ..inspector.dead_letters import DeadLetterQueue
 from ..monitor import Monitor, Outcome, Work
-from ..runner import serve
-from ..settings import BaseArqWorkerSettings
+from ..process.runner import serve
+from ..process.settings import resolved_settings
+from ..testing.redis_server import Server
 from ..types import RedisClient
-from .server import Server
+from .chaos_worker import settings_of
+from .workload import Item, ItemKind, Workload, workloads
 
-STREAM = "demo"
+MAX_ATTEMPTS = 5
 TIMEOUT_S = 120.0
-
-router = EventRouter()
-
-
-class Order(Event, type="order", stream=STREAM):
-    """An order; ``fails`` tells how often its handling fails before it works."""
-
-    number: int
-    fails: int = 0
-
-
-class Refund(Event, type="refund", stream=STREAM):
-    """A refund for an account that does not exist: no use to try again."""
-
-    number: int
-
-
-@router.on(Order)
-async def ship(event: Order, ctx: EventContext) -> None:
-    """Ship an order, if the warehouse answers."""
-    await asyncio.sleep(0.05)
-    if ctx.attempt <= event.fails:
-        msg = "the warehouse does not answer"
-        raise TimeoutError(msg)
-
-
-@router.on(Refund)
-async def refund(event: Refund, ctx: EventContext) -> None:
-    """Refuse the refund."""
-    msg = "no such account"
-    raise PermanentError(msg)
-
 
 _LOOKS: dict[Outcome, tuple[str, str]] = {
     "handled": ("green", "handled"),
     "retried": ("yellow", "retry later"),
     "dead_lettered": ("red", "dead-lettered"),
+    "failed": ("red", "failed"),
     "parked": ("magenta", "parked"),
     "held": ("yellow", "held back"),
     "lease_lost": ("yellow", "lease lost"),
     "deleted": ("red", "deleted"),
+    "aborted": ("yellow", "aborted"),
 }
 
-WORK, FAIL_TWICE, FAIL = "just work", "fail twice, then work", "fail every time"
+WORK, FAIL_TWICE, FAIL = "succeed", "fail twice, then succeed", "fail every time"
 PERMANENT, INVALID, UNKNOWN = (
     "raise PermanentError",
     "have an invalid payload",
     "have an unknown type",
 )
+_KINDS: dict[str, ItemKind] = {
+    WORK: "good",
+    FAIL_TWICE: "flaky",
+    FAIL: "toxic",
+    PERMANENT: "permanent",
+}
 
 _FINAL: tuple[Outcome, ...] = ("handled", "dead_lettered", "parked")
 
 
-class DemoConfig(WorkerConfig):
-    """Reads no variables and no ``.env``: the demo is the same everywhere."""
+class _Isolated(WorkerConfig):
+    """Reads neither variables nor ``.env``: the demo is the same everywhere."""
 
     @classmethod
-    def settings_customise_sources(  # noqa: D102
+    def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
@@ -98,53 +73,60 @@ class DemoConfig(WorkerConfig):
         return (init_settings,)
 
 
-async def _publish_all(redis: RedisClient, messages: int) -> dict[str, int]:
-    """Publish messages of each kind; return how many of which."""
-    few = max(1, messages // 12)
-    good = messages - 3 * few - 2
-    plan: dict[str, list[Order] | list[Refund]] = {
-        WORK: [Order(number=i) for i in range(1, good + 1)],
-        FAIL_TWICE: [Order(number=good + i, fails=2) for i in range(1, few + 1)],
-        FAIL: [Order(number=good + few + i, fails=99) for i in range(1, few + 1)],
-        PERMANENT: [Refund(number=i) for i in range(1, few + 1)],
-    }
-    for events in plan.values():
-        await publish(redis, *events)
-    strange = ({"type": "order", "data": '{"number": "many"}'}, {"type": "holiday", "data": "{}"})
-    for payload in strange:
-        await redis.execute_command("XADD", STREAM, "*", *wire.flatten(payload))
-    return {kind: len(events) for kind, events in plan.items()} | {INVALID: 1, UNKNOWN: 1}
+def _config(workload: Workload, **values: object) -> WorkerConfig:
+    kind = workload.config_type
+    bases = (_Isolated,) if kind is WorkerConfig else (_Isolated, kind)
+    config: type[WorkerConfig] = type("DemoConfig", bases, {})
+    return config.model_validate(values)
+
+
+async def _send_all(client: QueueClient, workload: Workload, total: int) -> dict[str, int]:
+    """Send items of each kind; return how many of which."""
+    few = max(1, total // 12)
+    strange = await workload.send_strange(client)
+    good = total - 3 * few - sum(strange.values())
+    counts = {WORK: good, FAIL_TWICE: few, FAIL: few, PERMANENT: few}
+    number = 0
+    for kind, count in counts.items():
+        numbers = range(number + 1, number + count + 1)
+        number += count
+        items = [Item(number=n, kind=_KINDS[kind], seconds=0.05) for n in numbers]
+        await workload.send(client, items)
+    names = {"invalid": INVALID, "unknown": UNKNOWN}
+    return counts | {names[name]: count for name, count in strange.items()}
 
 
 class _Screen(Monitor):
-    """Shows each outcome as it happens and counts the final ones."""
+    """Shows each outcome as it happens, and counts the final ones."""
 
-    def __init__(self, console: Console, expected: int, stop: asyncio.Event) -> None:
+    def __init__(self, console: Console, kind: str, expected: int, stop: asyncio.Event) -> None:
         self.counts: Counter[Outcome] = Counter()
         self.recovered = 0
         self._console = console
+        self._kind = kind
         self._expected = expected
         self._stop = stop
         self._start = time.monotonic()
 
-    def ended(
+    def on_finished(
         self,
         work: Work,
         outcome: Outcome,
         error: BaseException | None,
         seconds: float,  # noqa: ARG002
     ) -> None:
-        """Show it."""
-        if work.kind == "job":
-            return  # it only puts a message back
+        """Show an outcome."""
+        if work.kind != self._kind:
+            return  # a job that only puts a message back
         self.counts[outcome] += 1
         self.recovered += outcome == "handled" and work.attempt > 1
         color, words = _LOOKS[outcome]
         number = re.search(rb'"number": ?"?(\w+)', work.data)
+        item = number[1].decode() if number else work.id.removeprefix("item-")[:6]
         line = Text.assemble(
             (f"{time.monotonic() - self._start:5.1f} s  ", "dim"),
-            f"{work.name} {number[1].decode() if number else ''}".ljust(14),
-            (f"try {work.attempt}  ", "dim"),
+            f"{work.name} {item} ".ljust(15),
+            (f"attempt {work.attempt}  ", "dim"),
             (words.ljust(15), color),
             (f"{type(error).__name__}: {error}" if error else "", "dim"),
         )
@@ -154,91 +136,99 @@ class _Screen(Monitor):
 
     @property
     def complete(self) -> bool:
-        """Whether all messages have come to their end."""
+        """Whether everything has reached its end."""
         return sum(self.counts[final] for final in _FINAL) >= self._expected
 
 
-async def run_demo(console: Console, messages: int, program: str) -> int:
+async def run_demo(console: Console, total: int, program: str) -> int:
     """Run the demo; return the exit code.
 
     Args:
         console: where to show it.
-        messages: how many to publish.
-        program: the command line's name, for what to try next.
+        total: number of messages, or jobs.
+        program: name of the command, for what to try next.
 
     Raises:
         NoServerError: there is no Redis server to start.
     """
-    # The screen tells all that the log would.
+    # The screen shows all that the log would.
     logging.getLogger(__name__.rpartition(".devtools")[0]).setLevel(logging.CRITICAL)
+    logging.getLogger("arq").setLevel(logging.CRITICAL)
+    workload, *_ = workloads()
     with Server() as server, tempfile.TemporaryDirectory() as folder:
         console.print(
             f"[bold]{server.version}[/bold], a real server ({server.binary.source}), "
             f"on port {server.port} until the demo ends",
             soft_wrap=True,
         )
-        demo_config = DemoConfig(
+        config = _config(
+            workload,
             redis_dsn=SecretStr(server.dsn),
             health_file=str(Path(folder) / "healthy"),
             retry_backoff=0.5,
             retry_backoff_max=2.0,
             poll_delay=0.1,
             consumer_group="demo",
-            # In the end only messages are left that fail, which is no outage to wait for.
+            # In the end only items are left that fail, which is not an outage to wait for.
             breaker_threshold=1_000_000,
         )
-        demo_router = router
-
-        class DemoSettings(BaseArqWorkerSettings):
-            config = demo_config
-            router = demo_router
-
-        redis = connect(demo_config.location)
+        settings = resolved_settings(settings_of([workload], MAX_ATTEMPTS, config))
+        client = connect(config.dsn)
         try:
-            published = await _publish_all(redis, messages)
+            sent = await _send_all(client, workload, total)
             stop = asyncio.Event()
-            screen = _Screen(console, messages, stop)
-            console.print(f"{messages} messages published; the worker starts\n")
+            screen = _Screen(console, workload.kind, total, stop)
+            verb = "published" if workload.kind == "message" else "enqueued"
+            console.print(f"{total} {workload.name} {verb}; the worker starts\n")
             async with asyncio.timeout(TIMEOUT_S):
-                await serve(DemoSettings, stop, [screen])
+                await serve(settings, stop, [screen])
             if not screen.complete:
                 console.print("stopped before the end")
                 return 1
-            return await _summary(console, redis, published, screen, program)
+            return await _summary(console, client, workload, sent, screen, program=program)
         finally:
-            await redis.aclose(close_connection_pool=True)
+            await client.aclose(close_connection_pool=True)
 
 
 async def _summary(
-    console: Console, redis: RedisClient, published: dict[str, int], screen: _Screen, program: str
+    console: Console,
+    client: QueueClient,
+    workload: Workload,
+    sent: dict[str, int],
+    screen: _Screen,
+    *,
+    program: str,
 ) -> int:
-    # Ask Redis, and not only the worker's own count.
-    dead, parked = SetAside.dlq(redis, STREAM), SetAside(redis, keys.parked(STREAM))
+    # What Redis has, and not only what the worker has counted.
+    redis = cast("RedisClient", client)
+    dead = DeadLetterQueue.of_source(redis, workload.source)
+    parked = DeadLetterQueue.parked(redis, workload.source)
     reasons: Counter[str] = Counter()
-    for group in await dead.groups():
-        reasons[group.reason] += group.count
-    handled, tries = screen.counts["handled"], WorkerConfig.model_fields["max_retries"].default
-    fates = {
-        WORK: (handled - screen.recovered, "handled at the first try"),
+    async for entry in dead.scan():
+        reasons[entry.payload.get("_reason", "")] += 1
+    handled = screen.counts["handled"]
+    outcomes = {
+        WORK: (handled - screen.recovered, "handled at the first attempt"),
         FAIL_TWICE: (screen.recovered, "handled after retries"),
-        FAIL: (reasons["retries"], f"dead-lettered after {tries} tries"),
+        FAIL: (reasons["retries"], f"dead-lettered after {MAX_ATTEMPTS} attempts"),
         PERMANENT: (reasons["permanent"], "dead-lettered at once"),
         INVALID: (reasons["invalid"], "dead-lettered at once"),
         UNKNOWN: (await parked.size(), "parked until a worker knows the type"),
     }
     table = Table(box=box.SIMPLE_HEAD, show_footer=True)
-    total_in, total_out = sum(published.values()), sum(count for count, _ in fates.values())
-    table.add_column("", str(total_in), justify="right")
-    table.add_column("messages that", "published")
-    table.add_column("", str(total_out), justify="right")
+    shown = {kind: outcomes[kind] for kind in sent}
+    table.add_column("", str(sum(sent.values())), justify="right")
+    table.add_column(f"{workload.name} that", "sent")
+    table.add_column("", str(sum(count for count, _ in shown.values())), justify="right")
     table.add_column("were", "accounted for")
-    for kind, (count, fate) in fates.items():
-        table.add_row(str(published[kind]), kind, str(count), fate)
+    for kind, (count, outcome) in shown.items():
+        table.add_row(str(sent[kind]), kind, str(count), outcome)
     console.print(table)
-    if any(published[kind] != count for kind, (count, _) in fates.items()):
+    if any(sent[kind] != count for kind, (count, _) in shown.items()):
         console.print("[red]The numbers do not add up: this is a bug, please report it.[/red]")
         return 1
-    console.print(_LESSON.format(retries=screen.counts["retried"], program=program))
+    lesson = _LESSON if workload.kind == "message" else _JOB_LESSON
+    console.print(lesson.format(retries=screen.counts["retried"], program=program))
     return 0
 
 
@@ -248,9 +238,22 @@ _LESSON = """\
  • A message is acknowledged only after it was handled, is due for a retry, or
    is in the dead-letter queue (DLQ). A crash loses none, but may repeat one:
    make handlers idempotent ([bold]ctx.message_id[/bold] stays the same).
- • An exception means: try again, after a backoff that grows with each try
+ • An exception means: try again, after a backoff that grows with each attempt
    ({retries} retries here). PermanentError means: do not.
- • Look at dead letters and send them back when their cause is gone:
+ • Examine dead letters, and send them back when their cause is gone:
    [bold]{program} dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
 
 Next: write your own in handlers.py, then [bold]{program} run[/bold]."""
+
+_JOB_LESSON = """\
+[bold]Every job is accounted for.[/bold] What to know:
+
+ • A job stays in Redis until it has ended, is due for a retry, or is in the
+   dead-letter queue (DLQ). A crash loses none, but may repeat one: make tasks
+   idempotent.
+ • An exception in a task means: try again, after a backoff that grows with
+   each attempt ({retries} retries here). PermanentError means: do not.
+ • Examine dead letters, and send them back when their cause is gone:
+   [bold]{program} dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
+
+Next: write your own in tasks.py, then [bold]{program} run[/bold]."""

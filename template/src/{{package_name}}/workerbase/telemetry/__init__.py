@@ -1,2 +1,8 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; list other monitors instead.
-"""What a worker tells the outside: metrics, traces, structured logs. Rendered where asked for."""
+"""Telemetry: a feature that reports a worker to the outside: metrics, traces, logs, Sentry.
+
+May import the core and `cli`; works with or without the other features.
+"""
+
+from .service import Telemetry
+
+__all__ = ["Telemetry"]

@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass TelemetryConfig instead.
-"""The knobs of telemetry, beside those of `WorkerConfig`."""
+"""Settings of telemetry, beside those of `WorkerConfig`."""
 
 from pydantic import Field, SecretStr
 
@@ -12,6 +11,6 @@ class TelemetryConfig(Environment):
     metrics_host: str = Field(default="0.0.0.0", min_length=1)  # noqa: S104 - Prometheus is elsewhere
     """Address at which ``/metrics``, ``/livez`` and ``/readyz`` are served."""
     metrics_port: int = Field(default=9464, ge=0, le=65535)
-    """Its port, or the next free one where another worker has it; 0 means any."""
+    """Its port, or the next free one if another worker uses it; 0 means any."""
     sentry_dsn: SecretStr = SecretStr("")
-    """Where what is given up is reported to Sentry; empty means nowhere."""
+    """Sentry project to which dead letters and failures are reported; empty disables it."""

@@ -1,7 +1,6 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; set up OpenTelemetry yourself.
-"""Sends spans to a collector, if OpenTelemetry's own variables name one.
+"""Exports spans to a collector, if OpenTelemetry's own variables name one.
 
-The rest is theirs, too: ``OTEL_TRACES_SAMPLER``, ``OTEL_EXPORTER_OTLP_HEADERS`` and so on.
+Its other variables apply, too: ``OTEL_TRACES_SAMPLER``, ``OTEL_EXPORTER_OTLP_HEADERS`` and so on.
 """
 
 import os
@@ -15,13 +14,13 @@ _SERVICE, _RESOURCE = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"
 
 
 def if_configured(service: str) -> bool:
-    """Send spans over OTLP and HTTP, unless OpenTelemetry was set up before; return whether.
+    """Export spans over OTLP and HTTP, unless OpenTelemetry is set up already; return whether.
 
     Args:
-        service: name of the service, where the environment does not name it.
+        service: name of the service, unless the environment names it.
 
     Raises:
-        ConfigError: what sends them is not installed.
+        ConfigError: the exporter is not installed.
     """
     (place, *_) = [name for name in _WHERE if os.environ.get(name)] or [""]
     if not place or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -33,7 +32,7 @@ def if_configured(service: str) -> bool:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        msg = f"{place} is set, but nothing sends spans; `uv sync --extra tracing` brings it"
+        msg = f"{place} is set, but the exporter is missing; `uv sync --extra tracing` installs it"
         raise ConfigError(msg) from None
     if "service.name=" not in os.environ.get(_RESOURCE, ""):
         os.environ.setdefault(_SERVICE, service)

@@ -1,8 +1,7 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; write another `setup_process`.
-"""Logs: JSON lines, or readable ones in a terminal, of the base, arq and the project alike.
+"""Logs of the base, arq and the project: JSON lines, or readable ones in a terminal.
 
-Loggers may be the standard library's or structlog's. Each line of a run says the message or job,
-its attempt and its trace; secrets and payloads are hidden (see `redact`).
+Loggers may be the standard library's or structlog's. Each line of a run carries the message or
+job, its attempt and its trace; secrets and payloads are hidden (see `redact`).
 """
 
 import asyncio
@@ -21,19 +20,19 @@ from pydantic import BaseModel
 from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from .. import propagation
+from ..broker import trace_context
 from ..config import WorkerConfig
 from ..monitor import Monitor, Work
 from . import redact
 
 _STARTED, _ENDED = "%6.2fs → %s(%s)%s", "%6.2fs ← %s ● %s"
-"""What arq says of a job, and the base as well; the third value is its arguments, or result."""
+"""Log messages of a job in arq and in the base; the third value is its arguments, or result."""
 _PAYLOAD_AT = 2
 
 _Bound: TypeAlias = "tuple[dict[str, object], weakref.ref[asyncio.Task[object]] | None]"
 _NOTHING: _Bound = ({}, None)
 _bound: ContextVar[_Bound] = ContextVar("worker_log_context", default=_NOTHING)
-"""What is run, and if it has ended, the only task whose lines are still about it."""
+"""The fields of the running work, and once it has ended, the only task they still apply to."""
 
 _FIRST = ("timestamp", "level", "logger", "message")
 
@@ -44,7 +43,7 @@ def configure(
     """Write all log records to ``stream``, standard error by default.
 
     Args:
-        config: its ``log_level`` is the least that is written.
+        config: its ``log_level`` is the lowest level that is written.
         stream: a terminal gets readable lines, anything else JSON.
         shown: names of fields that are hidden by default and harmless in this project.
     """
@@ -67,15 +66,15 @@ def configure(
 
 
 class LogContext(Monitor):
-    """Says in each line of a run which message or job it belongs to.
+    """Adds the message or job to each line of its run.
 
-    That is every line of the handler or task and of what it starts, and afterwards those in
-    which the base tells how it ended.
+    These are the lines of the handler or task and of what it starts, and afterwards those in
+    which the base reports the outcome.
     """
 
     @contextmanager
-    def running(self, work: Work) -> Generator[None]:
-        """Bind the fields of ``work``, and let nothing of a former run remain."""
+    def around(self, work: Work) -> Generator[None]:
+        """Bind the fields of ``work``, and remove those of a former run."""
         clear_contextvars()
         described = _described(work)
         _bound.set((described, None))
@@ -97,7 +96,7 @@ def _described(work: Work) -> dict[str, object]:
         "stream" if message else "queue": work.source,
         "attempt": work.attempt,
     }
-    if trace := propagation.traceparent() or work.trace:
+    if trace := trace_context.traceparent() or work.trace:
         found["trace_id"] = trace[3:35]
     return found
 
@@ -166,7 +165,7 @@ def _in_order(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    if trace := propagation.traceparent():
+    if trace := trace_context.traceparent():
         event["trace_id"], event["span_id"] = trace[3:35], trace[36:52]
     return event
 

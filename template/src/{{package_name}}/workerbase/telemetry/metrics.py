@@ -1,12 +1,11 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; list a Monitor of your own beside.
-"""Prometheus metrics: what the engines tell, counted on the event loop.
+"""Prometheus metrics: the events of the services, counted on the event loop.
 
-Plain numbers, which are made into metrics when somebody asks: no other thread touches them, so
-nothing is locked, and a message costs a look-up and a few additions. What the project registers
-with ``prometheus_client`` itself is served beside them.
+The counts are plain numbers that become metrics at a scrape: no other thread touches them, so
+nothing is locked, and a message costs a look-up and a few additions. Metrics that the project
+registers with ``prometheus_client`` are served, too.
 
-No label grows without bound: names are those of the router and the settings, and any other is
-``unknown``. None of them comes from a payload or from an error's text.
+No label grows without bound: names are those that the services declare, and any other is
+``unknown``. None of them comes from a payload or from the text of an error.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from importlib import metadata
 from itertools import accumulate, product
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 import redis.exceptions
 from prometheus_client import REGISTRY, Metric
@@ -26,14 +25,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from ..config import WorkerConfig
-from ..health import Heartbeat
+from ..engine.sources import WorkSource
 from ..monitor import Kind, LeaseEvent, Monitor, Outcome, Work
-from ..settings import BaseArqWorkerSettings
-from ..types import Ctx, RedisClient
+from ..process.heartbeat import Heartbeat
+from ..process.service import WorkerContext, worker_of
+from ..types import Ctx
 from .config import TelemetryConfig
-from .sample import Sampler
-from .server import Pages
+from .http import Pages
+from .redis_sample import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ LAGS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LAG_PERIOD_S = 0.5
 
 _SHOWN_AT_ONCE: tuple[Outcome, ...] = ("handled", "retried", "dead_lettered")
-"""A rate can be taken only of a counter that was there before: these start with 0."""
+"""Outcomes that start with 0, since a rate needs a former value."""
 _REDIS_ERRORS = frozenset(
     name
     for name, found in vars(redis.exceptions).items()
@@ -71,13 +70,13 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return how many values are at most as large as each bound."""
+        """Return the number of values up to each bound."""
         names = [*map(str, self._bounds), "+Inf"]
         return list(zip(names, map(float, accumulate(self._counts)), strict=True))
 
 
 class Tally:
-    """What became of the tries of one event type or function."""
+    """The outcomes and durations of one event type or function."""
 
     __slots__ = ("outcomes", "seconds")
 
@@ -104,10 +103,10 @@ class InFlight:
 
 
 class Metrics(Monitor, Collector):
-    """Keeps the metrics of one worker, and serves them while it lives.
+    """Keeps the metrics of one worker, and serves them while it runs.
 
     Args:
-        config: where to serve; unset means what the environment says.
+        config: where to serve; read from the environment if not set.
 
     Raises:
         ConfigError: a ``WORKER_METRICS_…`` variable is wrong.
@@ -122,76 +121,76 @@ class Metrics(Monitor, Collector):
         self._redis_errors = Counter({"ConnectionError": 0, "TimeoutError": 0})
         self._breaker_open = False
         self._lag = Histogram(LAGS_S)
-        self._settings: type[BaseArqWorkerSettings] | None = None
-        self._sources: set[str] = set()
+        self._worker: WorkerContext | None = None
+        self._sources: dict[str, WorkSource] = {}
         self._heartbeat: Heartbeat | None = None
         self._sampler: Sampler | None = None
         self.port: int | None = None
         """Where they are served; None while they are not."""
 
-    # --- what the engines tell
+    # --- events of the services
 
-    def running(self, work: Work) -> AbstractContextManager[object]:
+    def around(self, work: Work) -> AbstractContextManager[object]:
         """Count what runs."""
         return self._in_flight[work.kind]
 
-    def ended(
+    def on_finished(
         self,
         work: Work,
         outcome: Outcome,
         error: BaseException | None,  # noqa: ARG002
         seconds: float,
     ) -> None:
-        """Count what became of ``work``."""
+        """Count the outcome of ``work``."""
         tally = self._tallies.get((work.kind, work.source, work.name)) or self._tally(work)
         tally.outcomes[outcome] += 1
         if seconds:
             tally.seconds.observe(seconds)
 
-    def leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
-        """Count what happened to leases."""
+    def on_leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
+        """Count an event of leases."""
         self._leases[kind, event] += count
 
-    def redis_failed(self, error: BaseException) -> None:
+    def on_redis_failure(self, error: BaseException) -> None:
         """Count the failure under the nearest of its classes that redis-py has."""
         names = [known.__name__ for known in type(error).__mro__]
         self._redis_errors[next((n for n in names if n in _REDIS_ERRORS), "OSError")] += 1
 
-    def breaker(self, *, is_open: bool) -> None:
-        """Note the state of the breaker."""
+    def on_breaker(self, *, is_open: bool) -> None:
+        """Record the state of the breaker."""
         self._breaker_open = is_open
 
     def _tally(self, work: Work) -> Tally:
-        """Find the tally of names that nobody foresaw."""
+        """Return the tally of a name that no service declared."""
         source = work.source if work.source in self._sources else UNKNOWN
-        router = self._settings.router if self._settings is not None else None
-        # One type may come on two streams; jobs were all foreseen.
-        known = router is not None and router.knows(work.source, work.name)
-        name = work.name if work.kind == "message" and known else UNKNOWN
+        # All names of jobs were known in advance.
+        known = self._sources.get(work.source)
+        named = work.kind == "message" and known is not None and known.knows(work.name)
+        name = work.name if named else UNKNOWN
         return self._tallies.setdefault((work.kind, source, name), Tally())
 
     # --- the life of the worker
 
-    def watch(self, ctx: Ctx) -> None:
-        """Learn which names there are, and where to look."""
-        settings = self._settings = cast("type[BaseArqWorkerSettings]", ctx["settings"])
-        config = cast("WorkerConfig", ctx["config"])
-        self._heartbeat = cast("Heartbeat", ctx["heartbeat"])
-        self._sampler = Sampler(cast("RedisClient", ctx["redis"]), config, settings.router)
-        self._sources = {config.queue_name, *(settings.router.streams if settings.router else ())}
-        for event_type, model in settings.router.models.items() if settings.router else ():
-            self._tallies.setdefault(("message", model.stream, event_type), Tally())
-        for function in settings.functions:
-            name = cast("str", getattr(function, "name", UNKNOWN))
-            self._tallies.setdefault(("job", config.queue_name, name), Tally())
-        for job in settings.cron_jobs or ():
-            self._tallies.setdefault(("job", config.queue_name, job.name), Tally())
+    def watch(self, worker: WorkerContext) -> None:
+        """Register the names that the services declare, and the client to sample with."""
+        self._worker = worker
+        self._heartbeat = worker.heartbeat
+        self._sampler = Sampler(worker.commands, worker.settings)
+        self._sources = {source.name: source for source in worker.settings.sources()}
+        for source in self._sources.values():
+            kind: Kind = "job" if source.kind == "queue" else "message"
+            for name in source.names:
+                self._tallies.setdefault((kind, source.name, name), Tally())
 
     @asynccontextmanager
-    async def alongside(self, ctx: Ctx) -> AsyncGenerator[None]:
+    async def lifespan(self, ctx: Ctx) -> AsyncGenerator[None]:
         """Serve the metrics and measure the event loop, from start-up until all is drained."""
-        self.watch(ctx)
-        heartbeat = cast("Heartbeat", ctx["heartbeat"])
+        worker = worker_of(ctx)
+        if worker is None or worker.heartbeat is None:
+            yield
+            return
+        self.watch(worker)
+        heartbeat = worker.heartbeat
         pages = Pages(self.page, Path(heartbeat.path))
         async with AsyncExitStack() as stack:
             lag = asyncio.create_task(self._measure_lag(), name="metrics: loop lag")
@@ -200,14 +199,14 @@ class Metrics(Monitor, Collector):
             try:
                 self.port = await pages.start(host, port)
             except OSError as exc:
-                logger.error(  # noqa: TRY400 - the traceback would say no more
-                    "metrics are not served, and the worker goes on: %s; set WORKER_METRICS_HOST "
-                    "and WORKER_METRICS_PORT",
+                logger.error(  # noqa: TRY400 - the traceback would add nothing
+                    "metrics are not served, and the worker runs without them: %s; set "
+                    "WORKER_METRICS_HOST and WORKER_METRICS_PORT",
                     exc,
                 )
             else:
                 stack.push_async_callback(pages.stop)
-                heartbeat.tell(metrics_port=self.port)
+                heartbeat.add_facts(metrics_port=self.port)
             yield
         self.port = None
 
@@ -218,7 +217,7 @@ class Metrics(Monitor, Collector):
             await asyncio.sleep(LAG_PERIOD_S)
             self._lag.observe(max(0.0, loop.time() - due))
 
-    # --- what Prometheus gets
+    # --- for Prometheus
 
     async def page(self) -> bytes:
         """Return all metrics in the text format."""
@@ -231,7 +230,9 @@ class Metrics(Monitor, Collector):
         yield self._info()
         yield from self._work()
         leases = CounterMetricFamily(
-            "worker_lease_events", "What happened to leases.", labels=("kind", "event")
+            "worker_lease_events",
+            "Leases that were renewed, lost or reclaimed.",
+            labels=("kind", "event"),
         )
         for (kind, event), count in self._leases.items():
             leases.add_metric((kind, event), count)
@@ -246,13 +247,13 @@ class Metrics(Monitor, Collector):
         yield errors
         yield GaugeMetricFamily(
             "worker_breaker_open",
-            "1 while so much fails that one message at a time is tried.",
+            "1 while the circuit breaker handles one message at a time.",
             float(self._breaker_open),
         )
-        up = self._heartbeat is not None and self._heartbeat.link.up
-        yield GaugeMetricFamily("worker_redis_up", "1 while Redis takes what we write.", float(up))
+        up = self._heartbeat is not None and self._heartbeat.availability.up
+        yield GaugeMetricFamily("worker_redis_up", "1 while Redis accepts writes.", float(up))
         lag = HistogramMetricFamily(
-            "worker_event_loop_lag_seconds", "How much later than asked the event loop comes round."
+            "worker_event_loop_lag_seconds", "Lag of the event loop behind its timers."
         )
         lag.add_metric((), self._lag.buckets(), self._lag.sum)
         yield lag
@@ -261,27 +262,30 @@ class Metrics(Monitor, Collector):
 
     def _info(self) -> Metric:
         info = GaugeMetricFamily(
-            "worker_info", "What runs here.", labels=("package", "version", "queue", "group")
+            "worker_info",
+            "This worker.",
+            labels=("package", "version", "queue", "group"),
         )
-        if self._settings is not None and self._settings.config is not None:
-            package = self._settings.__module__.partition(".")[0]
+        if self._worker is not None:
+            package = self._worker.settings.package
             try:
                 version = metadata.version(package)
             except metadata.PackageNotFoundError:
                 version = UNKNOWN
-            config = self._settings.config
-            info.add_metric((package, version, config.queue_name, config.consumer_group), 1)
+            config = self._worker.config
+            group = str(getattr(config, "consumer_group", ""))  # where the worker has streams
+            info.add_metric((package, version, config.queue_name, group), 1)
         return info
 
     def _work(self) -> Generator[Metric]:
         attempts = CounterMetricFamily(
             "worker_attempts",
-            "Deliveries of messages and tries of jobs, by what became of them.",
+            "Deliveries of messages and attempts of jobs, by outcome.",
             labels=("kind", "source", "name", "outcome"),
         )
         seconds = HistogramMetricFamily(
             "worker_attempt_duration_seconds",
-            "How long handlers and tasks ran.",
+            "Duration of handlers and tasks.",
             labels=("kind", "source", "name"),
         )
         for key, tally in self._tallies.items():
@@ -291,7 +295,7 @@ class Metrics(Monitor, Collector):
         yield attempts
         yield seconds
         in_flight = GaugeMetricFamily(
-            "worker_in_flight", "Handlers and tasks that run now.", labels=["kind"]
+            "worker_in_flight", "Handlers and tasks that are running.", labels=["kind"]
         )
         for kind, running in self._in_flight.items():
             in_flight.add_metric([kind], running.count)

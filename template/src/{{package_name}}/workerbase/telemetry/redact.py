@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; pass `shown` to `logs.configure`.
-"""What must not leave the worker in logs, traces and reports: secrets and payloads."""
+"""Hides secrets and payloads in logs, traces and reports."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -18,7 +17,7 @@ _NAMES = (
     "|secret|session_?id|token"
 )
 _SECRET_KEY = re.compile(_NAMES)
-# It begins with the name itself and is bounded: a long text takes no longer than it is long.
+# It starts with the name and is bounded, so that the time grows linearly with the text.
 _ASSIGNMENT = re.compile(
     rf"""((?:{_NAMES.replace("_?", "[-_]?")})[\w-]{{0,40}}\\?["']?\s?[=:]\s?)"""
     r"""(?:(?:Bearer|Basic|Token|ApiKey)\s)?"""
@@ -28,12 +27,12 @@ _ASSIGNMENT = re.compile(
 _LOGIN = re.compile(r"(?<=://)[^\s/?#'\"]*@")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s[\w.~+/=-]{8,}", re.IGNORECASE)
 
-_MOST_NESTED = 8
+_MAX_DEPTH = 8
 _OPAQUE = (bytes, bytearray, memoryview, SecretStr, SecretBytes)
 
 
 def text(value: str) -> str:
-    """Hide logins in URLs, what is assigned to a secret's name, and bearer tokens."""
+    """Hide logins in URLs, values assigned to the name of a secret, and bearer tokens."""
     if "://" in value:
         value = _LOGIN.sub(f"{HIDDEN}@", value)
     if "=" in value or ":" in value:
@@ -42,7 +41,7 @@ def text(value: str) -> str:
 
 
 def argument(value: object) -> object:
-    """Return an argument of a log message: of an event no more than its class."""
+    """Return an argument of a log message; of an event only its class."""
     if isinstance(value, BaseModel):
         return f"{type(value).__name__}({HIDDEN})"
     if isinstance(value, Mapping | list | tuple | set | frozenset):
@@ -51,10 +50,10 @@ def argument(value: object) -> object:
 
 
 def fields(values: Mapping[str, Any], shown: Collection[str] = ()) -> dict[str, Any]:
-    """Hide what belongs to the name of a secret or of a payload, however deep it is nested.
+    """Hide values under the name of a secret or of a payload, at any depth.
 
     Args:
-        values: names and what they hold.
+        values: the fields by name.
         shown: names that are harmless here, in lower case.
     """
     return {name: _field(name, value, shown, 0) for name, value in values.items()}
@@ -73,7 +72,7 @@ def _value(value: object, shown: Collection[str], depth: int) -> object:
         return text(value)
     if value is None or isinstance(value, int | float):
         return value
-    if depth == _MOST_NESTED or isinstance(value, _OPAQUE):
+    if depth == _MAX_DEPTH or isinstance(value, _OPAQUE):
         return HIDDEN
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()

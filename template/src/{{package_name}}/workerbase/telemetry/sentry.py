@@ -1,10 +1,9 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass Sentry instead.
-"""Reports to Sentry: one for each message or job that is given up, none for its retries.
+"""Reports to Sentry: one for each message or job that finally fails, none for its retries.
 
-A report takes milliseconds of the event loop, so a flood of the same error is cut short.
+A report takes milliseconds of the event loop, so repeated reports of one error are limited.
 
 The client is the worker's own, without integrations: nothing is patched, no log line or local
-variable goes along, and whatever else the process tells Sentry is left alone.
+variable is attached, and the Sentry of the application is not touched.
 """
 
 import atexit
@@ -13,20 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from arq.worker import JobExecutionFailed
-
 from ..errors import ConfigError
 from ..monitor import Monitor, Outcome, Work
+from ..process.arq_names import JobExecutionFailed
 from . import redact
 from .config import TelemetryConfig
 
 CLOSE_S = 2.0
-"""How long the end of the process waits for reports that are on their way."""
-WINDOW_S, MOST = 60.0, 20
-"""So many reports of one kind (a name with a type of error) are sent in so many seconds."""
+"""How long the end of the process waits for reports to be sent."""
+MAX_REPORTS = 20
+"""Maximum number of reports of one kind (a name with a type of error) in `WINDOW_S`."""
+WINDOW_S = 60.0
 
 _MISSING = (
-    "WORKER_SENTRY_DSN is set, but sentry-sdk is not installed; `uv sync --extra sentry` brings it"
+    "WORKER_SENTRY_DSN is set, but sentry-sdk is missing; `uv sync --extra sentry` installs it"
 )
 
 
@@ -38,16 +37,16 @@ class _Kind:
 
 
 class Sentry(Monitor):
-    """Reports what is given up.
+    """Reports messages and jobs that finally fail.
 
     Args:
         dsn: of the project in Sentry.
-        clock: seconds, to tell a flood by.
+        clock: seconds, for the limit of reports.
         options: of Sentry's client, such as ``release``; ``SENTRY_RELEASE`` and
             ``SENTRY_ENVIRONMENT`` are read, too.
 
     Raises:
-        ConfigError: sentry-sdk is not installed, or the DSN is none.
+        ConfigError: sentry-sdk is not installed, or the DSN is invalid.
     """
 
     def __init__(
@@ -66,22 +65,22 @@ class Sentry(Monitor):
         try:
             self._client = sentry_sdk.Client(dsn=dsn, **quiet | options)
         except BadDsn:
-            raise ConfigError("WORKER_SENTRY_DSN is no DSN of Sentry") from None
+            raise ConfigError("WORKER_SENTRY_DSN is not a DSN of Sentry") from None
         self._new_scope = sentry_sdk.Scope
         self._event_of = event_from_exception
         self._clock = clock
         self._kinds: dict[tuple[str, type[BaseException] | None], _Kind] = {}
         atexit.register(self._client.close, CLOSE_S)
 
-    def ended(
+    def on_finished(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
     ) -> None:
-        """Report the end of ``work`` if it was given up."""
+        """Report ``work`` if it failed finally."""
         del seconds
         if outcome not in ("dead_lettered", "failed"):
             return
         kind = self._kind_of(work, error)
-        if kind.reports == MOST:
+        if kind.reports == MAX_REPORTS:
             kind.left_out += 1
             return
         kind.reports += 1
@@ -102,7 +101,7 @@ class Sentry(Monitor):
 
     def _kind_of(self, work: Work, error: BaseException | None) -> _Kind:
         now = self._clock()
-        # Of a job that cannot be run the name is whatever its sender wrote.
+        # The name of a job that cannot run is whatever its sender wrote.
         name = "" if isinstance(error, JobExecutionFailed) else work.name
         key = (name, None if error is None else type(error))
         kind = self._kinds.setdefault(key, _Kind(now))

@@ -1,10 +1,9 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; subclass Tracing instead.
 """Traces: a span for each run of a handler or task, in the trace of whoever sent it.
 
 Only OpenTelemetry's API is needed; without its SDK nothing is recorded. Names and attributes are
 those of its semantic conventions for messaging.
 
-Every run of a message or job, retries and replays too, is a child of the span in which it was
+Every run of a message or job, retries and replays included, is a child of the span in which it was
 sent, and linked to it. The conventions ask for the link and allow the parent where a span stands
 for one message. As a child the run shares the sender's trace id, which logs show, and above all
 its sampling: under a sampler that keeps one trace in a hundred, retries that were traces of their
@@ -15,7 +14,6 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from arq.worker import Retry, RetryJob
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
@@ -23,9 +21,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from ..config import WorkerConfig
-from ..deadletter import text_of
+from ..engine.failure_record import text_of
 from ..monitor import Monitor, Work
-from ..settle import REQUEUE_TASK
+from ..process.arq_names import ArqRetry, RetryJob
+from ..process.requeue import REQUEUE_TASK
 from . import redact
 
 _W3C = TraceContextTextMapPropagator()
@@ -34,11 +33,11 @@ _W3C = TraceContextTextMapPropagator()
 class Tracing(Monitor):
     """Opens a span around each run.
 
-    What an abort or the end of the worker cut off has failed with CancelledError.
+    A run that an abort or the end of the worker cancelled has failed with CancelledError.
 
     Args:
-        config: if given, spans say the consumer group and where Redis is.
-        provider: where spans go, if not where the application told OpenTelemetry.
+        config: if given, spans carry the consumer group and the address of Redis.
+        provider: used instead of the global provider.
     """
 
     def __init__(
@@ -52,18 +51,20 @@ class Tracing(Monitor):
         }
         self._group: dict[str, AttributeValue] = {}
         if config is not None:
-            self._group["messaging.consumer.group.name"] = config.consumer_group
-            if "host" in config.location.options:  # else it is a socket, or Sentinel's to say
-                host, port = config.location.hosts[0]
+            group = getattr(config, "consumer_group", None)  # where the worker has streams
+            if group is not None:
+                self._group["messaging.consumer.group.name"] = group
+            if "host" in config.dsn.options:  # else it is a socket, or Sentinel decides
+                host, port = config.dsn.hosts[0]
                 self._common |= {"server.address": host, "server.port": port}
 
     @contextmanager
-    def running(self, work: Work) -> Generator[None]:
+    def around(self, work: Work) -> Generator[None]:
         """Surround the run with a span."""
         if work.kind == "job" and work.name == REQUEUE_TASK:
-            yield  # the base's own errand, which the retry makes visible
+            yield  # a job of the base itself; the retry has a span
             return
-        # An empty context to begin with: what happens to be current here is not its sender.
+        # An empty context: the current span is not the sender.
         parent = _W3C.extract({"traceparent": work.trace}, context=Context())
         sender = trace.get_current_span(parent).get_span_context()
         span = self._tracer.start_span(
@@ -77,7 +78,7 @@ class Tracing(Monitor):
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
         except BaseException as exc:
-            if not isinstance(exc, Retry | RetryJob):  # the task's own wish
+            if not isinstance(exc, ArqRetry | RetryJob):  # requested by the task
                 _failed(span, exc)
             raise
         finally:

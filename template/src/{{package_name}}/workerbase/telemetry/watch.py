@@ -1,5 +1,4 @@
-# Owned by arq-worker-template: `copier update` overwrites edits; add commands in `__main__.py`.
-"""``status --watch``: the overview as a screen that follows what happens."""
+"""``status --watch``: the overview as a live screen."""
 
 import asyncio
 import contextlib
@@ -8,10 +7,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import click
-from arq.connections import ArqRedis
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stack
 from rich.live import Live
@@ -19,23 +17,24 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from .. import keys
-from ..cli import operate
-from ..cli.app import App, ago, pass_app, printable
-from ..connect import OUTAGE_ERRORS
-from ..status import LAG_COUNT_LIMIT
-from .overview import LOOKED_AT, Overview, overview
+from ..broker.enqueue import QueueClient
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..cli.app import App, pass_app
+from ..cli.status import show_status
+from ..cli.terminal import ago, printable
+from ..engine.sources import MAX_COUNTED, SourceStatus
+from .overview import MAX_EXAMINED, Overview, overview
 
-EVERY_S = 2.0
+INTERVAL_S = 2.0
 """Pause between two samples."""
 TIMEOUT_S = 10.0
-"""After so long without an answer the view says so."""
-SAMPLES = 60
-"""So many are kept, and drawn where there is room."""
+"""How long Redis may take to answer before the view reports a problem."""
+MAX_SAMPLES = 60
+"""Number of samples that are kept, and drawn where there is room."""
 RATE_SAMPLES = 6
-"""Rates are taken over the newest of these, for a single one jumps."""
-WIDE = 120
-"""From so many columns on, sections stand side by side, and tables say more."""
+"""Number of newest samples over which rates are taken; a single one would jump."""
+WIDE_COLUMNS = 120
+"""Width from which sections are side by side, and tables have more columns."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 Cell = str | Text
@@ -43,19 +42,19 @@ Cell = str | Text
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A table with a title, which is cut to the lines that there are."""
+    """A table with a title, cut to the available lines."""
 
     title: str
-    """Without one there is only the head of the table."""
+    """Empty for a table with only its head."""
     columns: Sequence[str]
-    """Those that begin with ``>`` are set to the right and never cut."""
+    """Those that begin with ``>`` are aligned right and never cut."""
     rows: Sequence[Sequence[Cell]]
     total: int
-    """Rows that there would be, were all known."""
+    """Number of rows, those that are not known included."""
 
     @property
     def overhead(self) -> int:
-        """Lines that it takes beside its rows."""
+        """Number of lines that it takes in addition to its rows."""
         return bool(self.title) + bool(self.rows)
 
     def draw(self, count: int) -> RenderableType:
@@ -73,13 +72,13 @@ class Section:
 
 
 class View:
-    """The screen: it fits whatever size the terminal has when it is drawn."""
+    """The screen; it fits the size that the terminal has when it is drawn."""
 
     def __init__(self, where: str, every: float) -> None:
         self._every = every
         self._where = where
         self._problem = ""
-        # Replaced and never changed, for a thread of Rich's draws them.
+        # Replaced and never changed, since a thread of Rich draws them.
         self._samples: tuple[Overview, ...] = ()
 
     @property
@@ -88,13 +87,13 @@ class View:
         return self._samples[-1] if self._samples else None
 
     def add(self, found: Overview) -> None:
-        """Take a sample."""
-        self._samples = (*self._samples, found)[-SAMPLES:]
+        """Add a sample."""
+        self._samples = (*self._samples, found)[-MAX_SAMPLES:]
         self._problem = ""
 
     def failed(self, error: BaseException) -> None:
-        """Say why there is no new sample; the last one stays."""
-        self._problem = str(error) or "it takes too long"
+        """Show why there is no new sample; the last one stays."""
+        self._problem = str(error) or f"no answer within {TIMEOUT_S:g} s"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it."""
@@ -103,15 +102,15 @@ class View:
         yield from head
         if not samples:
             return
-        found, wide = samples[-1], options.max_width >= WIDE
+        found, wide = samples[-1], options.max_width >= WIDE_COLUMNS
         room = (options.height or console.height) - len(head)
         left, right = [_workers(found), _in_flight(found)], [_later(found)]
         dead = _dead(found, wide=wide)
-        # However many streams there are, the rest keeps a row of each section.
+        # Any number of streams leaves a row for each other section.
         least = sum(s.overhead + min(1, len(s.rows)) for s in (*left, *right, dead))
-        streams = _streams(samples, max(1, room - 1 - least), wide=wide)
-        yield streams.draw(len(streams.rows))
-        room -= streams.overhead + len(streams.rows)
+        sources = _sources(samples, max(1, room - 1 - least), wide=wide)
+        yield sources.draw(len(sources.rows))
+        room -= sources.overhead + len(sources.rows)
         if not wide:
             yield _fit([*left, *right, dead], room)
             return
@@ -125,11 +124,11 @@ class View:
         else:
             at = time.strftime("%H:%M:%S", time.localtime(samples[-1].at))
             server = f"{samples[-1].status.server} at {self._where}"
-            head = [_line(f"{at}  {server}  every {self._every:g} s, Ctrl-C leaves", "bold")]
+            head = [_line(f"{at}  {server}  every {self._every:g} s, Ctrl-C exits", "bold")]
         if self._problem:
-            old = f"; this was {ago(time.time() - samples[-1].at)} ago" if samples else ""
+            old = f"; last read {ago(time.time() - samples[-1].at)} ago" if samples else ""
             head += [
-                _line(f"Redis cannot be read, trying again{old}", "bold red"),
+                _line(f"Redis cannot be read; retrying{old}", "bold red"),
                 _line(self._problem, "red"),
             ]
         return head
@@ -137,40 +136,36 @@ class View:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True)
-@click.option("--watch", "watching", is_flag=True, help="Follow it on the screen, and show more.")
+@click.option("--watch", "watching", is_flag=True, help="Show a live screen with more detail.")
 @click.option(
     "--every",
     type=click.FloatRange(0.2),
     metavar="SECONDS",
-    help=f"Pause between looks of --watch.  [default: {EVERY_S:g}]",
+    help=f"Interval of --watch.  [default: {INTERVAL_S:g}]",
 )
 @pass_app
-@click.pass_context
-def status(
-    ctx: click.Context, app: App, as_json: bool, watching: bool, every: float | None
-) -> None:
-    """Show queue, streams and dead letters."""
+def status(app: App, as_json: bool, watching: bool, every: float | None) -> None:
+    """Show what waits, what is in work, and dead letters."""
     if not watching:
         if every is not None:
-            raise click.UsageError("--every goes with --watch")
-        ctx.invoke(operate.status, as_json=as_json)
+            raise click.UsageError("--every requires --watch")
+        show_status(app, as_json=as_json)
         return
     if as_json:
-        raise click.UsageError("--watch draws a screen; take --json alone, as often as you like")
+        raise click.UsageError("--watch draws a screen; use --json without it, as often as needed")
     if not sys.stdout.isatty():
-        raise click.UsageError("--watch needs a terminal; without it there is one table, or --json")
-    follow(app, every or EVERY_S)
+        raise click.UsageError("--watch requires a terminal; without one, omit it or use --json")
+    follow(app, every or INTERVAL_S)
 
 
 def follow(app: App, every: float) -> None:
-    """Show a sample every so many seconds, until Ctrl-C."""
-    config, router = app.config, app.router
-    loads = cast("Any", app.settings()).job_deserializer
-    view = View(str(config.location), every)
+    """Show a sample every ``every`` seconds, until Ctrl-C."""
+    settings = app.settings()
+    view = View(str(settings.config.dsn), every)
 
-    async def work(redis: ArqRedis) -> None:
+    async def work(redis: QueueClient) -> None:
         def sample() -> Awaitable[Overview]:
-            return overview(redis, config, router, loads=loads, before=view.last)
+            return overview(redis, settings, before=view.last)
 
         with Live(view, console=app.console, screen=True, refresh_per_second=2):
             await repeat(view, sample, every)
@@ -189,7 +184,7 @@ async def repeat(view: View, sample: Callable[[], Awaitable[Overview]], every: f
 
 
 async def step(view: View, sample: Callable[[], Awaitable[Overview]]) -> None:
-    """Take one sample; an outage is shown, and over when Redis is back."""
+    """Take one sample; an outage is shown until Redis is back."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             view.add(await sample())
@@ -198,14 +193,14 @@ async def step(view: View, sample: Callable[[], Awaitable[Overview]]) -> None:
 
 
 def spark(values: Sequence[int], width: int) -> str:
-    """Draw the newest values as blocks: the highest one is full, and only 0 is lowest."""
+    """Draw the newest values as blocks: the highest is a full block, and only 0 is the lowest."""
     shown = values[-width:]
     most = max(shown, default=0) or 1
     return "".join(BLOCKS[math.ceil(value / most * 7)] for value in shown).rjust(width)
 
 
 def share(wanted: Sequence[int], room: int) -> list[int]:
-    """Deal out lines, one to each in turn, until all have what they want or none are left."""
+    """Distribute lines, one to each in turn, until all have what they want or none are left."""
     given = [0] * len(wanted)
     while room > 0 and given != list(wanted):
         for index, want in enumerate(wanted):
@@ -242,7 +237,7 @@ def _number(number: float | None, style: str = "") -> Text:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in columns:
-        # Columns that may wrap give way to the others; their lines are cut nevertheless.
+        # Columns that may wrap shrink before the others; their lines are cut all the same.
         right = name.startswith(">")
         table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right)
     for row in rows:
@@ -251,7 +246,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
 
 
 def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
-    """Show how much a count grows in a second, as far as that is known."""
+    """Return how much a count grows in a second, as far as that is known."""
     known = [
         (sample.at, count)
         for sample, count in zip(samples, counts, strict=True)
@@ -263,40 +258,42 @@ def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
     return _number((now - before) / max(ended - began, 0.001))
 
 
-def _streams(samples: Sequence[Overview], most: int, *, wide: bool) -> Section:
-    """Tell of the streams, of the busiest if there are too many, and of the queue."""
+def _sources(samples: Sequence[Overview], limit: int, *, wide: bool) -> Section:
+    """List the streams, the busiest if there are too many, and the queue."""
     found, width = samples[-1], 40 if wide else 10
 
     def lag(values: Sequence[int], unknown: str = "") -> tuple[Cell, Cell]:
         return _number(values[-1]).append(unknown), Text(spark(values, width), "cyan")
 
-    streams = list(enumerate(found.status.streams))
-    if most <= len(streams):
-        streams.sort(key=lambda item: -item[1].lag - item[1].pending)
+    sources = list(enumerate(found.status.sources))
+    streams = [item for item in sources if item[1].kind == "stream"]
+    queues = [item for item in sources if item[1].kind == "queue"]
+    room = max(0, limit - len(queues))
+    if room < len(streams):
+        streams.sort(key=lambda item: -item[1].waiting - (item[1].in_work or 0))
     rows: list[list[Cell]] = []
-    for index, stream in streams[: max(0, most - 1)]:
-        series = [sample.status.streams[index] for sample in samples]
-        at_limit = stream.lag == LAG_COUNT_LIMIT
+    for index, source in (*streams[:room], *queues):
+        series = [sample.status.sources[index] for sample in samples]
+        at_limit = source.waiting == MAX_COUNTED and source.delivered is None
         rows.append(
             [
-                stream.name,
-                *lag([one.lag for one in series], "+" if at_limit else ""),
+                _source_name(source),
+                *lag([one.waiting for one in series], "+" if at_limit else ""),
                 _rate(samples, [one.added for one in series]),
                 _rate(samples, [one.settled for one in series]),
-                _number(stream.pending),
-                ago(stream.oldest_s),
-                *([_number(stream.parked, "yellow")] if wide else ()),
-                _number(stream.dlq, "red"),
+                _number(found.jobs if source.kind == "queue" else source.in_work),
+                _number(None) if source.kind == "queue" else ago(source.oldest_s),
+                *([_number(source.parked, "yellow")] if wide else ()),
+                _number(source.dead_letters, "red"),
             ]
         )
-    queue = found.status.queue
-    due = lag([sample.status.queue.due for sample in samples])
-    jobs = [_number(None), _number(None), _number(found.jobs), _number(None)]
-    parked = [_number(None)] if wide else ()
-    rows.append([f"{queue.name} (jobs)", *due, *jobs, *parked, _number(queue.dlq, "red")])
-    columns = ("stream", ">waiting", ">", ">in/s", ">out/s", ">in work", ">oldest")
+    columns = ("source", ">waiting", ">", ">in/s", ">out/s", ">in work", ">oldest")
     more = (">parked",) if wide else ()
-    return Section("", (*columns, *more, ">DLQ"), rows, len(streams) + 1)
+    return Section("", (*columns, *more, ">DLQ"), rows, len(sources))
+
+
+def _source_name(source: SourceStatus) -> str:
+    return f"{source.name} (jobs)" if source.kind == "queue" else source.name
 
 
 def _workers(found: Overview) -> Section:
@@ -311,17 +308,18 @@ def _workers(found: Overview) -> Section:
     ]
     columns = ("worker", ">messages", ">jobs", ">quiet for")
     # An idle worker that reads no stream leaves no trace in Redis.
-    name = "Workers" if found.status.streams else "Workers that have jobs"
+    reads = any(source.kind == "stream" for source in found.status.sources)
+    name = "Workers" if reads else "Workers that have jobs"
     return Section(f"{name}: {len(rows):,}", columns, rows, len(rows))
 
 
 def _in_flight(found: Overview) -> Section:
     rows = [
-        (ago(item.age_s), item.what, item.id, _number(item.tries), item.worker)
+        (ago(item.age_s), item.what, item.id, _number(item.attempt), item.worker)
         for item in found.in_flight
     ]
-    total = found.jobs + sum(stream.pending for stream in found.status.streams)
-    columns = (">age", "stream or function", "id", ">try", "worker")
+    total = found.jobs + sum(source.in_work or 0 for source in found.status.sources)
+    columns = (">age", "stream or function", "id", ">attempt", "worker")
     return Section(f"In flight: {total:,}, oldest first", columns, rows, total)
 
 
@@ -334,26 +332,26 @@ def _later(found: Overview) -> Section:
         (later.deferred, "deferred"),
     )
     said = ", ".join(f"{count:,} {name}" for count, name in kinds if count)
-    of = f" of the first {later.looked_at:,}" if later.looked_at < later.total else ""
+    of = f" of the first {later.examined:,}" if later.examined < later.total else ""
     title = f"Later: {later.total:,}" + (f" ({said}{of})" if said else "")
     return Section(title, (">in", "stream or function", "id", "kind"), rows, later.total)
 
 
 def _dead(found: Overview, *, wide: bool) -> Section:
-    groups = [(dead.name, group) for dead in found.dead for group in dead.groups]
+    groups = [(dead.source, group) for dead in found.dead for group in dead.groups]
     rows = [
         (
             _number(group.count),
             group.fingerprint,
-            name.removesuffix(keys.DLQ_SUFFIX),
+            name,
             *((group.event_type, group.reason) if wide else ()),
             ago(max(0.0, found.at - group.newest)),
             group.error,
         )
         for name, group in sorted(groups, key=lambda item: -item[1].count)
     ]
-    cut = any(dead.looked_at < dead.total for dead in found.dead)
-    newest = f" (groups: of the newest {LOOKED_AT:,} of a queue)" if cut else ""
+    cut = any(dead.examined < dead.total for dead in found.dead)
+    newest = f" (groups: of the newest {MAX_EXAMINED:,} of a queue)" if cut else ""
     title = f"Dead letters: {sum(dead.total for dead in found.dead):,}{newest}"
     more = ("type", "reason") if wide else ()
     columns = (">count", "error id", "stream or queue", *more, ">newest", "error")

@@ -1,0 +1,142 @@
+"""Enqueues jobs: arq's client and wire format, in one round trip, handed to an idle worker."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeAlias, cast
+from uuid import uuid4
+
+from arq.connections import ArqRedis
+from arq.constants import expires_extra_ms
+from arq.jobs import Job, Serializer, serialize_job
+from arq.utils import timestamp_ms, to_ms
+
+from ..types import Call, RedisArg, RedisClient, SyncRedisClient
+from . import codec, keys, trace_context
+from .scripts import Script
+
+_ENQUEUE = Script.load(__name__, "enqueue")
+
+Duration: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
+
+
+class QueueClient(ArqRedis):
+    """arq's client, with an ``enqueue_job`` of one round trip that wakes or feeds a worker."""
+
+    max_payload_bytes: int = codec.MAX_PAYLOAD_BYTES
+    """Maximum size of a job; a larger one is refused."""
+
+    async def enqueue_job(self, function: str | Call, *args: Any, **kwargs: Any) -> Job | None:
+        """Enqueue a job; ``_job_id``, ``_defer_by`` and so on mean what they mean in arq.
+
+        Returns:
+            The job, or None if a job with this ``_job_id`` exists.
+
+        Raises:
+            PayloadError: it is larger than `max_payload_bytes`.
+        """
+        new = self.new_job(function, *args, **kwargs)
+        if not await new.enqueue(cast("RedisClient", self)):
+            return None
+        return Job(new.job_id, self, new.queue, self.job_deserializer)
+
+    def new_job(self, function: str | Call, *args: object, **kwargs: Any) -> "NewJob":
+        """Serialize a job for this client's queue."""
+        kwargs.setdefault("_queue_name", self.default_queue_name)
+        kwargs.setdefault("_expires_extra_ms", self.expires_extra_ms)
+        return NewJob.create(
+            function,
+            *args,
+            _serializer=self.job_serializer,
+            _max_payload_bytes=self.max_payload_bytes,
+            **kwargs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A serialized job that is not in Redis yet."""
+
+    queue: str
+    job_id: str
+    job: bytes
+    expires_ms: int
+    due_ms: int
+    at_once: bool
+    """Whether it is due already."""
+    named: bool
+    """Whether the caller chose the id."""
+
+    async def enqueue(self, redis: RedisClient) -> bool:
+        """Enqueue it; false if a job with this id exists."""
+        return not self._exists(await _ENQUEUE(redis, self.keys, self.args))
+
+    def enqueue_sync(self, redis: SyncRedisClient) -> bool:
+        """Enqueue it without an event loop; false if a job with this id exists."""
+        return not self._exists(_ENQUEUE.run_sync(redis, self.keys, self.args))
+
+    def _exists(self, added: object) -> bool:
+        """Whether the answer of Redis means that another job has this id.
+
+        For an id that is new it means that the first answer was lost: the job is there.
+        """
+        return self.named and not added
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of ``lua/enqueue.lua``."""
+        queue, job_id = self.queue, self.job_id
+        return [keys.job(queue, job_id), keys.result(queue, job_id), queue]
+
+    @property
+    def args(self) -> list[RedisArg]:
+        """The arguments of ``lua/enqueue.lua``."""
+        return [self.job_id, self.job, self.expires_ms, self.due_ms, int(self.at_once)]
+
+    @classmethod
+    def create(
+        cls,
+        function: str | Call,
+        /,
+        *args: object,
+        _serializer: Serializer | None = codec.dumps,
+        _max_payload_bytes: int,
+        _queue_name: str,
+        _job_id: str | None = None,
+        _defer_until: datetime | None = None,
+        _defer_by: Duration | None = None,
+        _expires: Duration | None = None,
+        _expires_extra_ms: int = expires_extra_ms,
+        _job_try: int | None = None,
+        **kwargs: object,
+    ) -> Self:
+        """Serialize a job; the options are those of arq's ``enqueue_job``.
+
+        Raises:
+            RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
+            arq.jobs.SerializationError: an argument cannot be serialized.
+            PayloadError: the job is larger than ``_max_payload_bytes``.
+        """
+        if isinstance(function, Call):
+            args, kwargs = function.args, dict(function.kwargs)
+            function = function.function
+        if _defer_until and _defer_by:
+            msg = "use either '_defer_until' or '_defer_by' or neither, not both"
+            raise RuntimeError(msg)
+        now = timestamp_ms()
+        due = now + (to_ms(_defer_by) or 0)
+        if _defer_until is not None:
+            due = int(_defer_until.timestamp() * 1000)
+        expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
+        write = trace_context.with_trace(_serializer)
+        job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
+        codec.check_size(f"job {function}", [job], _max_payload_bytes)
+        return cls(
+            queue=_queue_name,
+            job_id=_job_id or uuid4().hex,
+            job=job,
+            expires_ms=max(expires, 1),
+            due_ms=due,
+            at_once=due <= now,
+            named=bool(_job_id),
+        )

@@ -1,0 +1,101 @@
+"""The serialized job: what arq wrote, and the failures that the base records in it."""
+
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arq.jobs import Deserializer, Serializer
+
+from ..engine import failure_record
+from ..engine.retry_policy import Reason
+from ..errors import PayloadError
+from ..types import Payload
+from . import codec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSerializer:
+    """How jobs and results are written and read."""
+
+    dumps: Serializer
+    loads: Deserializer
+
+    @classmethod
+    def from_arq(cls, dumps: Serializer | None, loads: Deserializer | None) -> "JobSerializer":
+        """Use arq's own, which is pickle, where nothing else is given."""
+        return cls(dumps or pickle.dumps, loads or pickle.loads)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """One failed attempt of a job.
+
+    Args:
+        job_id: of the job.
+        function: its name; empty if the job cannot be read.
+        args, kwargs: its arguments.
+        attempt: number of the failed attempt, counted from 1.
+        job: the job as it is in Redis; empty if it is gone.
+    """
+
+    job_id: str
+    function: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    attempt: int
+    job: bytes
+
+    def with_failure(
+        self, error: BaseException, serializer: JobSerializer, *, dead: bool = False
+    ) -> tuple[bytes, list[dict[str, Any]]]:
+        """Record a failure in the job itself, in a field that plain arq does not read.
+
+        Returns:
+            The new serialized job, empty if it cannot be read or would change; and its failures.
+        """
+        entry = failure_record.history_entry(error, self.attempt)
+        if dead:
+            entry["dead"] = 1
+        try:
+            job = serializer.loads(self.job)
+            former = list(job.get("h", ()))
+            if dead:  # a count, since the history is bounded
+                entry["dead"] += max((old.get("dead", 0) for old in former), default=0)
+            history = [*former, entry][-failure_record.MAX_HISTORY :]
+            written = serializer.dumps({**job, "h": history})
+            again = serializer.loads(written)
+            if any(again.get(n) != job.get(n) for n in "ak"):  # JSON of what was a pickle
+                raise PayloadError("it would change the job's arguments")  # noqa: TRY301
+        except Exception as exc:
+            logger.warning("the history of job %s cannot be kept: %s", self.job_id, exc)
+            return b"", [entry]
+        return written, history
+
+    def dead_letter(
+        self,
+        error: BaseException,
+        reason: Reason,
+        serializer: JobSerializer,
+        *,
+        queue: str,
+        worker: str,
+    ) -> Payload:
+        """Return the fields of the dead letter in ``{queue}:dlq``."""
+        job, history = self.with_failure(error, serializer, dead=True)
+        payload = {
+            "type": self.function,
+            "data": codec.to_display_json({"args": self.args, "kwargs": self.kwargs}),
+            "_id": self.job_id,
+        }
+        more = {
+            failure_record.JOB: codec.decode(job or self.job),
+            failure_record.CONSUMER: worker,
+            failure_record.HISTORY: codec.to_display_json(history),
+            failure_record.REPLAYS: str(history[-1]["dead"] - 1),
+        }
+        failure = failure_record.describe_failure(error, queue, self.job_id)
+        return failure_record.dead_letter(payload, failure, reason, self.attempt, **more)

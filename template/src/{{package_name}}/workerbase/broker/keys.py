@@ -1,0 +1,144 @@
+"""The names of all Redis keys and channels, in one place; ``lua/keys.lua`` is its counterpart.
+
+=================================  ======  =======================================================
+key                                type    lifetime
+=================================  ======  =======================================================
+``{stream}``                       stream  until its entries are settled and trimmed
+``{stream}:dlq``                   stream  until replayed or purged; bounded
+``{stream}:parked``                stream  until a worker knows the event type; bounded
+``{stream}:requeued:{failure}``    string  `DEDUP_TTL_MS`
+``{queue}``                        zset    job ids by due time, until their jobs end (arq)
+``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
+``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
+``{queue}:idle``                   set     one lease: workers that ask to be handed jobs
+``{queue}:wake``                   pubsub  channel that notifies idle workers of new jobs
+``{queue}:wake:{worker}``          pubsub  channel on which a worker is handed jobs
+``{queue}:health-check``           string  arq's health check interval (arq)
+``arq:job:{job id}``               string  the serialized job, until it ends or expires (arq)
+``arq:result:{job id}``            string  the serialized result, as long as it is kept (arq)
+``arq:in-progress:{job id}``       string  one lease: the owner of a running job (arq)
+``arq:retry:{job id}``             string  the number of attempts, until the job ends (arq)
+``arq:abort``                      zset    requests to abort, until they are served or stale (arq)
+=================================  ======  =======================================================
+
+The keys of jobs have arq's own form, which ignores the queue: every queue shares them.
+"""
+
+import re
+
+from arq.constants import (
+    abort_jobs_ss,
+    default_queue_name,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+
+from ..types import StreamName
+
+DEFAULT_QUEUE = default_queue_name
+"""The queue of arq where nothing else is set."""
+DLQ_SUFFIX = ":dlq"
+PARKED_SUFFIX = ":parked"
+
+DEDUP_TTL_MS = 600_000
+"""How long a requeue is remembered, in milliseconds.
+
+It only has to outlast two workers that run one requeue job side by side, which arq allows once
+its in-progress key (job timeout + 10 s) has expired. A job that runs again after a crash is
+recognized without this key: requeueing removes it from the queue in the same atomic step.
+"""
+
+ATTEMPTS_TTL_MS = 88_400_000
+"""How long arq remembers the attempts of a job, in milliseconds."""
+
+TICK_TTL_MS = 31 * 86_400_000
+"""How long the last tick of a cron job is remembered, in milliseconds."""
+
+_STREAM_NAME = re.compile(r"[^\s\x00-\x1f]{1,200}")
+
+
+def dlq(source: str) -> str:
+    """Return the dead-letter queue of a stream or job queue: always ``{source}:dlq``."""
+    return source + DLQ_SUFFIX
+
+
+def parked(stream: StreamName) -> StreamName:
+    """Return the stream that keeps events of ``stream`` whose type no worker knows yet."""
+    return stream + PARKED_SUFFIX
+
+
+def requeued(stream: StreamName, failure: str) -> str:
+    """Return the key that remembers that ``failure`` was requeued."""
+    return f"{stream}:requeued:{failure}"
+
+
+def tick(queue: str, cron_job: str) -> str:
+    """Return the key that remembers the last tick of a cron job."""
+    return f"{queue}:cron:{cron_job}"
+
+
+def idle(queue: str) -> str:
+    """Return the set of idle workers of ``queue``."""
+    return f"{queue}:idle"
+
+
+def wake(queue: str) -> str:
+    """Return the channel that notifies idle workers of ``queue``."""
+    return f"{queue}:wake"
+
+
+def hand_over(queue: str, worker: str) -> str:
+    """Return the channel on which ``worker`` is handed jobs that are claimed for it."""
+    return f"{queue}:wake:{worker}"
+
+
+def job(queue: str, job_id: str) -> str:  # noqa: ARG001 - arq's form ignores the queue
+    """Return the key of a serialized job."""
+    return job_key_prefix + job_id
+
+
+def result(queue: str, job_id: str) -> str:  # noqa: ARG001
+    """Return the key of the result of a job."""
+    return result_key_prefix + job_id
+
+
+def in_progress(queue: str, job_id: str) -> str:  # noqa: ARG001
+    """Return the key that names the owner of a running job."""
+    return in_progress_key_prefix + job_id
+
+
+def retry(queue: str, job_id: str) -> str:  # noqa: ARG001
+    """Return the key that counts the attempts of a job."""
+    return retry_key_prefix + job_id
+
+
+def abort(queue: str) -> str:  # noqa: ARG001
+    """Return the sorted set of the jobs that are to be aborted."""
+    return abort_jobs_ss
+
+
+def requeue_job_id(stream: StreamName, entry_id: str) -> str:
+    """Return the id of the arq job that requeues this entry: one failure, one job."""
+    return f"requeue:{stream}:{entry_id}"
+
+
+REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)")
+"""Matches what `requeue_job_id` returns."""
+
+
+def check_stream_name(name: object) -> StreamName:
+    """Return ``name`` if it is valid for a work stream.
+
+    Raises:
+        ValueError: it is not a string, is empty or too long, contains blanks or control
+            characters, or ends like a dead-letter queue.
+    """
+    if not isinstance(name, str) or not _STREAM_NAME.fullmatch(name):
+        msg = f"stream name {name!r} must be 1-200 characters without blanks"
+        raise ValueError(msg)
+    if name.endswith((DLQ_SUFFIX, PARKED_SUFFIX)):
+        msg = f"stream name {name!r} must not end in {DLQ_SUFFIX!r} or {PARKED_SUFFIX!r}"
+        raise ValueError(msg)
+    return name

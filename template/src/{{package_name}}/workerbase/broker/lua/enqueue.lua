@@ -1,0 +1,18 @@
+-- Enqueues a job as arq's `enqueue_job` does, and hands it to an idle worker or wakes idle ones;
+-- one step, so that of two enqueues with one id only one succeeds, in a single round trip.
+--
+-- KEYS[1] key of the job
+-- KEYS[2] key of its result
+-- KEYS[3] queue
+-- ARGV[1] job id
+-- ARGV[2] serialized job
+-- ARGV[3] time until the job expires, in ms
+-- ARGV[4] time at which the job is due, in ms since the epoch
+-- ARGV[5] 1 if the job is due at once, else 0
+-- Returns 1 if the job was enqueued, 0 if a job with this id exists.
+
+-- #include enqueue_job
+
+local id, job, expires_ms, due_ms, at_once = unpack(ARGV)
+
+return enqueue_job(KEYS[1], KEYS[2], KEYS[3], id, job, expires_ms, due_ms, at_once)

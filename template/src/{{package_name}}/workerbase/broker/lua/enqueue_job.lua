@@ -1,0 +1,43 @@
+-- Enqueues a job and, if it is due at once, claims it for an idle worker, in the step of the script
+-- that includes this, so that no other worker claims it in between.
+--
+-- An idle worker leaves "{worker} {lease in ms}" in the set of idle workers. The job is sent along
+-- on the worker's own channel, which saves it a round trip; a worker that does not listen any more
+-- is skipped.
+--
+-- Defines enqueue_job(this_job_key, this_result_key, queue, id, job, expires_ms, due_ms, at_once),
+-- whose parameters are the keys and arguments of `enqueue.lua`.
+-- Returns from it 1 if the job was enqueued, 0 if a job with this id exists.
+
+-- #include keys
+-- #include schedule_job
+
+local function hand_over(queue, id, job, due_ms)
+  while true do
+    local idle = redis.call('SPOP', idle_key(queue))
+    if not idle then return false end
+    local worker, lease_ms = string.match(idle, '^(.*) (%d+)$')
+    local claim = #id .. ' ' .. due_ms .. ' ' .. id .. job  -- string.format ends at a NUL
+    if redis.call('PUBLISH', hand_over_channel(queue, worker), claim) > 0 then
+      local time = redis.call('TIME')
+      local lease_end = time[1] * 1000 + math.floor(time[2] / 1000) + lease_ms + 0.5
+      redis.call('SET', in_progress_key(queue, id), worker, 'PX', lease_ms)
+      redis.call('SET', retry_key(queue, id), 1, 'PX', 88400000)  -- as long as arq keeps it
+      redis.call('ZADD', queue, lease_end, id)
+      return true
+    end
+  end
+end
+
+local function enqueue_job(
+  this_job_key, this_result_key, queue, id, job, expires_ms, due_ms, at_once
+)
+  if redis.call('EXISTS', this_job_key, this_result_key, in_progress_key(queue, id)) > 0 then
+    return 0
+  end
+  redis.call('SET', this_job_key, job, 'PX', expires_ms)
+  redis.call('ZREM', abort_key(queue), id)  -- a request that meant a former job with this id
+  if at_once == '1' and hand_over(queue, id, job, due_ms) then return 1 end
+  schedule_job(queue, id, due_ms)
+  return 1
+end

@@ -1,0 +1,105 @@
+"""The workload of messages: a part of demo and chaos for projects that have streams."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from arq.jobs import Job
+
+from ...broker import codec
+from ...broker.enqueue import QueueClient
+from ...broker.entries import pages
+from ...broker.keys import DEFAULT_QUEUE
+from ...config import WorkerConfig
+from ...engine.failure_record import DATA, TYPE
+from ...monitor import Kind
+from ...process.requeue import REQUEUE_TASK
+from ...process.service import Service
+from ...process.task import AnyFunction
+from ...streams import Event, EventContext, EventRouter, Streams, StreamsConfig
+from ...streams.publish import publish, publish_fields
+from ...types import Payload, RedisClient
+from ..workload import Item, ItemKind, perform
+
+STREAM = "demo"
+GROUP = "demo"
+RECORD = "chaos:handled"
+
+router = EventRouter()
+
+
+class Work(Event, type="work", stream=STREAM):
+    """One item."""
+
+    number: int
+    kind: ItemKind = "good"
+    seconds: float = 0.0
+
+
+@router.on(Work)
+async def handle(event: Work, ctx: EventContext) -> None:
+    """Do one item."""
+    await perform(ctx.redis, RECORD, Item.model_validate(event.model_dump()), ctx.attempt)
+
+
+class Messages:
+    """Items as messages of a stream."""
+
+    name = "messages"
+    kind: Kind = "message"
+    source = STREAM
+    record = RECORD
+    config_type: type[WorkerConfig] = StreamsConfig
+
+    @property
+    def survives_kills(self) -> bool:
+        """Whether an item that kills its worker again and again leaves a dead letter."""
+        return True
+
+    def services(self) -> Sequence[Service]:
+        """Return streams."""
+        return (Streams(router),)
+
+    def functions(self, attempts: int) -> Sequence[AnyFunction]:
+        """Return nothing: a message needs no function of its own."""
+        del attempts
+        return ()
+
+    async def send(self, client: QueueClient, items: Sequence[Item]) -> None:
+        """Publish items."""
+        events = (Work.model_validate(item.model_dump()) for item in items)
+        await publish(cast("RedisClient", client), *events)
+
+    async def send_strange(self, client: QueueClient) -> Mapping[str, int]:
+        """Publish a message that does not fit its model, and one of an unknown type."""
+        redis = cast("RedisClient", client)
+        await publish_fields(redis, STREAM, {TYPE: Work.event_type, DATA: '{"number": "many"}'})
+        await publish_fields(redis, STREAM, {TYPE: "holiday", DATA: "{}"})
+        return {"invalid": 1, "unknown": 1}
+
+    def item_of(self, dead_letter: Payload) -> Item:
+        """Return the item of a dead letter."""
+        return Item.model_validate_json(dead_letter[DATA])
+
+    async def waiting(self, client: QueueClient) -> set[int]:
+        """Return the items in the stream, and in the jobs that retry them."""
+        found: set[int] = set()
+        redis = cast("RedisClient", client)
+        async for page in pages(redis, STREAM):
+            found |= {self.item_of(payload).number for _, payload in page}
+        for job_id in await redis.execute_command("ZRANGE", DEFAULT_QUEUE, 0, -1):
+            job = await Job(job_id.decode(), client, _deserializer=codec.loads).info()
+            if job is not None and job.function == REQUEUE_TASK:
+                found.add(self.item_of(cast("Payload", job.args[1])).number)
+        return found
+
+    async def is_settled(self, client: QueueClient) -> bool:
+        """Return whether nothing is pending."""
+        redis = cast("RedisClient", client)
+        return not (await redis.execute_command("XPENDING", STREAM, GROUP))["pending"]
+
+    async def holds(self, client: QueueClient, pid: int) -> bool:
+        """Return whether a worker process has pending entries."""
+        rows: list[list[Any]] = await cast("RedisClient", client).execute_command(
+            "XINFO", "CONSUMERS", STREAM, GROUP
+        )
+        return any(r[r.index(b"pending") + 1] for r in rows if b"-%d-" % pid in r[1])

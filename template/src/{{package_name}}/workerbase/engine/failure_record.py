@@ -1,0 +1,132 @@
+"""The fields of a dead letter beside the message itself.
+
+Their names start with ``_``, so that the message can be replayed as it was.
+"""
+
+import hashlib
+import re
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+from ..types import Payload, StreamName
+from .retry_policy import Reason
+
+TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
+"""Fields of a message: event type, JSON of the model, message id, retries so far."""
+
+REASON = "_reason"
+ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
+FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
+ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
+ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
+CONSUMER = "_consumer"
+ENTRY_ID = "_entry_id"
+JOB, HISTORY = "_job", "_history"
+"""The serialized job of a dead job, and its failures, newest last."""
+
+FULL = (
+    "%s is full: its oldest %d entries were dropped; replay or purge them in time, or raise "
+    "WORKER_DLQ_MAX_ENTRIES"
+)
+
+MAX_DIGITS = 10
+"""Maximum digits of a count; Python refuses to parse 4,300 of them."""
+MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
+
+# Dropped when a message goes back to work: where it failed last says nothing about the next
+# attempt, and an entry should not carry a traceback through the stream.
+_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+
+
+def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
+    """Return the fields that describe the error, its time and its origin."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    trace = "".join(traceback.format_exception(error))
+    return {
+        ERROR_TYPE: type(error).__name__,
+        ERROR: _writable(text_of(error)[:MAX_ERROR]),
+        TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
+        FAILED_AT: now,
+        ORIGINAL_STREAM: stream,
+        ENTRY_ID: entry_id,
+    }
+
+
+def history_entry(error: BaseException, attempt: int) -> dict[str, Any]:
+    """Return one failure of a job as its history keeps it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    what = f"{type(error).__name__}: {text_of(error)}"
+    return {"attempt": attempt, "at": now, "error": _writable(what[:MAX_ERROR])}
+
+
+def add_failure(payload: Payload, failure: Payload) -> Payload:
+    """Return ``payload`` with its newest failure; the first one's id and time are kept."""
+    merged = {**payload, **failure}
+    merged.setdefault(FIRST_FAILED_AT, failure[FAILED_AT])
+    merged.setdefault(ORIGINAL_ID, failure[ENTRY_ID])
+    merged[ID] = payload.get(ID) or failure[ENTRY_ID]
+    return merged
+
+
+def dead_letter(
+    payload: Payload, failure: Payload, reason: Reason, attempt: int, **more: str
+) -> Payload:
+    """Return the fields of a dead letter; attempts before a replay are counted, too.
+
+    A message that calls itself a job is not one: only ``more`` may say so.
+    """
+    message = {name: value for name, value in payload.items() if name not in (JOB, HISTORY)}
+    merged = add_failure(message, failure) | more
+    merged[REASON] = reason
+    merged[ATTEMPTS] = str(number(payload.get(ATTEMPTS)) + attempt)
+    merged.pop(ENTRY_ID)
+    return merged
+
+
+def back_to_work(payload: Payload) -> Payload:
+    """Return ``payload`` without what only described its last failure."""
+    return {name: value for name, value in payload.items() if name not in _LAST_FAILURE}
+
+
+def replayed(payload: Payload) -> Payload:
+    """Return the fields with which a dead letter goes back to its stream, with all its attempts.
+
+    Its last traceback goes with it, so that a message that fails again in another way can still
+    be understood.
+    """
+    fields = back_to_work(payload) | {
+        REPLAYS: str(number(payload.get(REPLAYS)) + 1),
+        RETRIES: "0",
+    }
+    if TRACEBACK in payload:
+        fields[TRACEBACK] = payload[TRACEBACK]
+    return fields
+
+
+def fingerprint(payload: Payload) -> str:
+    """Return a short id of "the same error": ids and numbers in its text do not count."""
+    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
+    parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
+    name = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha1(name, usedforsecurity=False).hexdigest()[:8]
+
+
+def text_of(error: BaseException) -> str:
+    """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in error.exceptions)
+    try:
+        return str(error)
+    except Exception as exc:  # a failure must not fail to be reported
+        return f"its text is not available ({type(exc).__name__})"
+
+
+def _writable(text: str) -> str:
+    """Return ``text`` without lone surrogates, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def number(value: str | None) -> int:
+    """Return a count that a publisher may have written; 0 if it is not a number."""
+    return int(value) if value and value.isdecimal() and len(value) < MAX_DIGITS else 0

@@ -1,0 +1,58 @@
+"""The work that this process holds and has not settled."""
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+
+class Lease(Protocol):
+    """A message or job that this process holds."""
+
+    started: bool
+    """A handler or task has it; what has not started is released at once when the worker stops."""
+    settling: bool
+    """Its outcome is being written: Redis may have it and not have said so yet."""
+
+    @property
+    def source(self) -> str:
+        """The stream or queue it belongs to."""
+        ...
+
+    @property
+    def lease_id(self) -> str:
+        """Its id there."""
+        ...
+
+
+L = TypeVar("L", bound=Lease)
+
+
+class HeldLeases(Generic[L]):
+    """Leases by source and id; the ones that are renewed."""
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        self.by_source: dict[str, dict[str, L]] = {source: {} for source in sources}
+
+    def __bool__(self) -> bool:
+        """Whether anything is held."""
+        return any(self.by_source.values())
+
+    def __iter__(self) -> Iterator[L]:
+        """Iterate over a snapshot of what is held."""
+        return iter([lease for held in self.by_source.values() for lease in held.values()])
+
+    def forget(self, lease: L) -> None:
+        """Stop renewing ``lease``; a newer one with the same id stays."""
+        held = self.by_source[lease.source]
+        if held.get(lease.lease_id) is lease:
+            del held[lease.lease_id]
+
+    def forget_waiting(self) -> int:
+        """Forget what has not started; return how many there were."""
+        waiting = [lease for lease in self if not lease.started]
+        for lease in waiting:
+            self.forget(lease)
+        return len(waiting)
+
+    def ids(self, source: str) -> list[str]:
+        """Return the ids that are held of ``source``."""
+        return list(self.by_source[source])

@@ -1,0 +1,13 @@
+"""How one lease is divided into periods.
+
+The holder of a lease renews it well before it ends; anybody may reclaim work whose lease has
+ended. The three shares add up to less than one, so that the work of a dead worker starts again
+within one lease.
+"""
+
+RENEW_SHARE = 0.15
+"""Interval between renewals, as a share of the lease: three may fail before the lease is lost."""
+IDLE_SHARE = 0.7
+"""Share of the lease after which work that was not renewed counts as abandoned."""
+SCAN_SHARE = 0.1
+"""Interval between searches for abandoned work; the rest of the lease is for starting it."""

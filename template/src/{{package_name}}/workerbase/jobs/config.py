@@ -1,0 +1,7 @@
+"""Settings of leased jobs."""
+
+from ..config import LeaseConfig
+
+
+class LeasedJobsConfig(LeaseConfig):
+    """``lease_timeout`` and ``prefetch``, beside the settings of every worker."""

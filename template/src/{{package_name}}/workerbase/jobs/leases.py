@@ -1,0 +1,72 @@
+"""The leases that one worker holds on the jobs of a queue.
+
+A claimed job's in-progress key names its owner and lives as long as the lease; its score in the
+queue is the end of the lease, so that it is due again if its worker dies.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from arq.utils import timestamp_ms
+
+from ..broker import codec
+from ..broker.scripts import Script
+from ..engine.lease_terms import IDLE_SHARE
+from ..types import RedisArg, RedisClient
+from .queue import MAX_JOBS
+
+_RENEW = Script.load(__name__, "renew")
+_RELEASE = Script.load(__name__, "release")
+_RELEASE_ALL = Script.load(__name__, "release_all")
+
+
+@dataclass(frozen=True, slots=True)
+class JobLeases:
+    """Renews and releases the leases of one worker."""
+
+    redis: RedisClient
+    queue: str
+    worker: str
+    """Unique name of the worker."""
+    lease_timeout: float
+    """Time within which the jobs of a dead worker run again, in seconds."""
+
+    @property
+    def lease_seconds(self) -> float:
+        """Length of a lease: less than the timeout, since abandoned jobs must be found, too."""
+        return self.lease_timeout * IDLE_SHARE
+
+    @property
+    def lease_ms(self) -> int:
+        """The same in milliseconds."""
+        return int(self.lease_seconds * 1000)
+
+    async def renew(self, job_ids: Sequence[str]) -> list[str]:
+        """Renew the leases of ``job_ids``; return those that are no longer held."""
+        lost: list[str] = []
+        for first in range(0, len(job_ids), MAX_JOBS):
+            args: list[RedisArg] = [self.worker, timestamp_ms() + self.lease_ms, self.lease_ms]
+            args += map(codec.encode, job_ids[first : first + MAX_JOBS])
+            lost += map(codec.decode, await _RENEW(self.redis, [self.queue], args))
+        return lost
+
+    async def release(
+        self, job_id: str, delay: float = 0.0, *, job: bytes = b"", uncounted: bool = False
+    ) -> bool:
+        """Release a job, to run again after ``delay`` seconds; false if it is no longer held.
+
+        Args:
+            job_id: the job.
+            delay: in seconds.
+            job: its new serialized form, if it has one.
+            uncounted: this attempt does not count, and idle workers are woken.
+        """
+        due_ms = timestamp_ms() + int(delay * 1000)
+        args: list[RedisArg] = [self.worker, codec.encode(job_id), due_ms, job, int(uncounted)]
+        return bool(await _RELEASE(self.redis, [self.queue], args))
+
+    async def release_all(self, keep: Collection[str] = ()) -> int:
+        """Release all jobs but ``keep``, uncounted, and be handed no more; return how many."""
+        args: list[RedisArg] = [self.worker, self.lease_ms, timestamp_ms()]
+        args += map(codec.encode, keep)
+        return int(await _RELEASE_ALL(self.redis, [self.queue], args))

@@ -1,0 +1,28 @@
+-- Releases all jobs of a worker except those to keep, without counting their attempts, and removes
+-- the worker from the set of idle workers; one step, so that it is handed no job in between.
+--
+-- KEYS[1] queue
+-- ARGV[1] worker
+-- ARGV[2] length of a lease, in ms
+-- ARGV[3] current time, in ms since the epoch
+-- ARGV[4..] job ids to keep
+-- Returns the number of jobs released.
+
+-- #include keys
+
+local queue = KEYS[1]
+local worker, lease_ms, now = ARGV[1], ARGV[2], ARGV[3]
+
+redis.call('SREM', idle_key(queue), worker .. ' ' .. lease_ms)
+local keep, count = {}, 0
+for i = 4, #ARGV do keep[ARGV[i]] = true end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, now, now + lease_ms + 1000)) do
+  if not keep[id] and redis.call('GET', in_progress_key(queue, id)) == worker then
+    redis.call('ZADD', queue, 'XX', now, id)
+    redis.call('DECR', retry_key(queue, id))
+    redis.call('DEL', in_progress_key(queue, id))
+    count = count + 1
+  end
+end
+if count > 0 then redis.call('PUBLISH', wake_channel(queue), count) end
+return count

@@ -1,0 +1,251 @@
+"""arq's own worker as a service: the jobs of the queue where no other service runs them.
+
+arq's worker exits when a command of Redis fails. This one survives: it goes on polling after an
+outage, drains at a stop, and reports its health. What an outage costs follows from arq's rules: a
+job that ends while Redis is unavailable, or whose worker dies, runs again once arq's in-progress
+key has expired (the longest timeout and 15 s).
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from arq.cron import CronJob
+from arq.jobs import Deserializer
+
+from ..broker import keys, trace_context
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.wakeup import WakeupListener
+from ..engine.retry_policy import Retry, unwrap
+from ..engine.supervisor import TaskSupervisor
+from ..engine.vitals import Vitals
+from ..errors import WorkerError
+from ..monitor import Outcome, Work
+from ..types import Ctx
+from .arq_names import ArqRetry, Function, Worker
+from .service import Service, WorkerContext
+from .settings import arq_arguments
+from .task import FOR_ARQ, Task
+
+logger = logging.getLogger(__name__)
+
+CANCEL_S = 5.0
+"""How long a cancelled job may take to end, and the last poll at a stop."""
+SETTLE_S = 5.0
+"""How long the failure of an attempt that reached its timeout may take to be recorded."""
+ATTEMPTS_TTL_S = 88_400
+"""How long arq remembers the attempts of a job, in seconds."""
+
+Runnable = TypeVar("Runnable", Function, CronJob)
+
+_trace: ContextVar[str] = ContextVar("worker_job_trace", default="")
+"""The sender's trace of the job that arq has just read, in the task that then runs it."""
+
+
+def _keep_trace(read: Deserializer) -> Deserializer:
+    def load(data: bytes) -> dict[str, Any]:
+        job = read(data)
+        _trace.set(trace_context.trace_of_job(job))
+        return job
+
+    return load
+
+
+class _Worker(Worker):
+    """arq's worker, which loses no slot when Redis fails and can be stopped between two jobs."""
+
+    taken = 0
+    """Number of jobs that have been started and still hold their slot."""
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        for job_id in job_ids:
+            if not self.allow_pick_jobs or self.job_counter >= self.max_jobs:
+                return
+            name = job_id.decode()
+            before = self.tasks.get(name)
+            try:
+                await super().start_jobs([job_id])
+            finally:
+                self.taken += self.tasks.get(name) is not before
+                # arq takes the slot before it asks Redis for the job.
+                while self.job_counter > self.taken:
+                    super()._release_sem_dec_counter_on_complete()
+
+    def _release_sem_dec_counter_on_complete(self) -> None:
+        super()._release_sem_dec_counter_on_complete()
+        self.taken -= 1
+
+
+class ArqJobs(Service):
+    """Runs jobs with arq's worker."""
+
+    name = "jobs"
+    handles_jobs = True
+
+    async def startup(self, worker: WorkerContext) -> None:
+        """Make arq's worker."""
+        self._context = worker
+        settings = worker.settings
+        arguments = arq_arguments(settings)
+        arguments["functions"] = [self._observed(function) for function in settings.functions]
+        arguments["cron_jobs"] = [self._observed(job) for job in settings.cron_jobs] or None
+        arguments["job_deserializer"] = _keep_trace(settings.job_deserializer)
+        self._worker: Any = _Worker(
+            **arguments, redis_pool=worker.client, ctx=worker.ctx, handle_signals=False
+        )
+        self._worker.ctx["redis"] = worker.client
+        self._wake = asyncio.Event()
+        self._polling_since: float | None = None
+
+    def vitals(self) -> Vitals:
+        """Report whether the queue is polled."""
+        since = self._polling_since
+        return Vitals("job queue", time.monotonic() if since is None else since)
+
+    async def serve(self, stop: asyncio.Event, drain: float) -> None:
+        """Run jobs until ``stop`` is set; cancel those that do not end within ``drain`` seconds."""
+        queue, context = self._worker.queue_name, self._context
+        logger.info("running jobs of %s with arq: %s", queue, ", ".join(self._worker.functions))
+        listener = WakeupListener(
+            context.client, [keys.wake(queue)], self._on_wakeup, context.availability
+        )
+        loops = TaskSupervisor()
+        polling = loops.start("jobs: poll", self._poll_loop())
+        loops.start("jobs: wake-ups", listener.run())
+        try:
+            await TaskSupervisor.run_until(stop, loops)
+        finally:
+            # A job that is cancelled while arq starts it would wait for its in-progress key.
+            self._worker.allow_pick_jobs = False
+            self._wake.set()
+            await asyncio.wait({polling}, timeout=CANCEL_S)
+            await loops.cancel()
+            await self._drain(drain)
+
+    def _on_wakeup(self, _channel: bytes, _job_id: bytes) -> None:
+        self._wake.set()
+
+    async def run_pending(self) -> int:
+        """Run the jobs that are due now."""
+        started = self._worker._jobs_started()  # noqa: SLF001
+        while True:
+            await self._worker._poll_iteration()  # noqa: SLF001
+            if not self._worker.tasks:
+                break
+            await asyncio.wait(self._worker.tasks.values())
+        return int(self._worker._jobs_started() - started)  # noqa: SLF001
+
+    async def _poll_loop(self) -> None:
+        while self._worker.allow_pick_jobs:
+            self._wake.clear()
+            self._polling_since = time.monotonic()
+            await self._poll()
+            self._polling_since = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._worker.poll_delay_s):
+                    await self._wake.wait()
+
+    async def _poll(self) -> None:
+        """Start what is due."""
+        availability = self._context.availability
+        self._forget_unfinished()
+        try:
+            await self._worker._poll_iteration()  # noqa: SLF001
+        except OUTAGE_ERRORS as exc:
+            await availability.back_off(exc, "polling the job queue, or ending a job")
+            self._wake.set()
+        except Exception:
+            logger.exception("polling the job queue failed; trying again")
+        else:
+            availability.record_success()
+
+    def _forget_unfinished(self) -> None:
+        """Forget ended jobs whose end Redis did not accept; arq would raise one in each poll."""
+        for job_id, task in list(self._worker.tasks.items()):
+            if task.done() and (task.cancelled() or task.exception()):
+                del self._worker.tasks[job_id]
+                error = "cancelled" if task.cancelled() else repr(task.exception())
+                logger.warning("job %s could not be ended (%s); arq runs it again", job_id, error)
+
+    async def _drain(self, drain: float) -> None:
+        tasks: dict[str, asyncio.Task[None]] = dict(self._worker.tasks)
+        if tasks:
+            logger.info("draining: %d jobs are running", len(tasks))
+            _, late = await asyncio.wait(tasks.values(), timeout=drain)
+            if late:
+                logger.warning(
+                    "draining took longer than %g s; cancelling %d jobs, which run again",
+                    drain,
+                    len(late),
+                )
+                with contextlib.suppress(*OUTAGE_ERRORS):
+                    await self._uncount([job_id for job_id, task in tasks.items() if task in late])
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=CANCEL_S)
+            self._forget_unfinished()
+        with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
+            await self._context.client.delete(self._worker.health_check_key)
+
+    async def _uncount(self, job_ids: list[str]) -> None:
+        """Do not count the attempts that a stop ends, so that the last one is made all the same."""
+        async with self._context.client.pipeline(transaction=True) as pipe:
+            for job_id in job_ids:
+                key = keys.retry(self._worker.queue_name, job_id)
+                pipe.decr(key)
+                pipe.expire(key, ATTEMPTS_TTL_S)
+            await pipe.execute()
+
+    def _observed(self, function: Runnable) -> Runnable:
+        """Wrap a function, so that monitors observe it and no exception ends the worker.
+
+        A task is retried and dead-lettered by its policy, also when it reaches its timeout.
+        """
+        run = cast("Callable[..., Coroutine[Any, Any, Any]]", function.coroutine)
+        task = Task.from_function(function)
+        limit = function.timeout_s
+        if limit is None:
+            limit = self._context.config.job_timeout
+
+        @functools.wraps(run)
+        async def observed(ctx: Ctx, *args: Any, **kwargs: Any) -> Any:
+            monitors = self._context.monitors
+            job_id, attempt = str(ctx["job_id"]), cast("int", ctx["job_try"])
+            queue, trace = self._worker.queue_name, _trace.get()
+            work = Work("job", queue, function.name, job_id, attempt, trace=trace)
+            started = time.monotonic()
+            error: BaseException | None = None
+            outcome: Outcome = "failed"
+            try:
+                with monitors.around(work):
+                    async with asyncio.timeout(limit):
+                        result = await (task or run)(ctx, *args, **kwargs)
+                outcome = "handled"
+            except FOR_ARQ as exc:
+                aborted = job_id in self._worker.aborting_tasks
+                error, outcome = exc.__cause__, "aborted" if aborted else "retried"
+                raise
+            except BaseException as exc:
+                error = unwrap(exc) if task else exc
+                if task is not None:
+                    decision = await task.settle(ctx, exc, args, kwargs)
+                    if isinstance(decision, Retry):
+                        outcome = "retried"
+                        raise ArqRetry(decision.delay) from exc
+                    outcome = "dead_lettered"
+                if isinstance(exc, Exception):
+                    raise
+                msg = f"the task raised {type(exc).__name__}"
+                raise WorkerError(msg) from exc  # a task must not end the worker
+            else:
+                return result
+            finally:
+                monitors.on_finished(work, outcome, error, time.monotonic() - started)
+
+        return replace(function, coroutine=cast("Any", observed), timeout_s=limit + SETTLE_S)

@@ -1,0 +1,109 @@
+"""Failures of tasks under arq's own worker: recorded in the job, or as a dead letter.
+
+A dead letter is written before arq notes that the job failed. A worker that dies between the two
+leaves both: the dead letter, and a job that runs again. A job whose worker dies on its last
+attempt, whose function is unknown, or that expired or cannot be read is ended by arq itself and
+leaves no dead letter.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ..broker import codec, keys
+from ..broker.availability import RedisAvailability
+from ..broker.job_record import FailedJob, JobSerializer
+from ..broker.queue_scripts import add_dead_letter
+from ..engine import failure_record
+from ..engine.retry_policy import Reason
+from ..types import Ctx, RedisClient
+from .service import WorkerContext, redis_of, worker_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt of a task."""
+
+    function: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    attempt: int
+    error: BaseException
+
+
+async def record(ctx: Ctx, failure: Failure) -> None:
+    """Add a failure that will be retried to the history in the job."""
+    found = await _find(ctx, failure)
+    if found is None:
+        return
+    job, serializer, redis, worker = found
+    logger.warning("%s:%s is retried after attempt %d: %s", *_described(job, failure))
+    written, _ = job.with_failure(failure.error, serializer)
+    key = keys.job(worker.config.queue_name, job.job_id)
+
+    async def write() -> None:
+        await redis.execute_command("SET", key, written, "XX", "KEEPTTL")
+
+    if written:
+        # An error here would end the job in place of the retry.
+        availability: RedisAvailability = worker.availability
+        await availability.retry_until_accepted("recording a failure", write, lambda: False)
+
+
+async def dead_letter(ctx: Ctx, failure: Failure, reason: Reason) -> None:
+    """Add the job to ``{queue}:dlq``; an outage of Redis delays it until the job's timeout."""
+    found = await _find(ctx, failure)
+    if found is None:
+        return
+    job, serializer, redis, worker = found
+    queue = worker.config.queue_name
+    fields = job.dead_letter(failure.error, reason, serializer, queue=queue, worker="arq")
+    availability: RedisAvailability = worker.availability
+
+    async def write() -> int:
+        return await add_dead_letter(
+            redis,
+            dlq=keys.dlq(queue),
+            max_entries=worker.config.dlq_max_entries,
+            fields=codec.encode_fields(fields),
+        )
+
+    dropped = await availability.retry_until_accepted("writing a dead letter", write, lambda: False)
+    logger.error(
+        "%s:%s is dead-lettered after attempt %d: %s, in %s (%s)",
+        *_described(job, failure),
+        keys.dlq(queue),
+        reason,
+    )
+    if dropped > 0:
+        logger.error(failure_record.FULL, keys.dlq(queue), dropped)
+
+
+def _described(job: FailedJob, failure: Failure) -> tuple[str, str, int, str]:
+    what = f"{type(failure.error).__name__}: {failure_record.text_of(failure.error)}"
+    return job.job_id, failure.function, failure.attempt, what
+
+
+async def _find(
+    ctx: Ctx, failure: Failure
+) -> tuple[FailedJob, JobSerializer, RedisClient, WorkerContext] | None:
+    """Return the job of ``ctx``; None outside a job, where there is nothing to record."""
+    worker, redis, job_id = worker_of(ctx), redis_of(ctx), ctx.get("job_id")
+    if worker is None or redis is None or not isinstance(job_id, str):
+        return None
+    client = cast("RedisClient", redis)
+
+    async def read() -> bytes | None:
+        key = keys.job(worker.config.queue_name, job_id)
+        return cast("bytes | None", await client.execute_command("GET", key))
+
+    stored = await worker.availability.retry_until_accepted("reading a job", read, lambda: False)
+    job = FailedJob(
+        job_id, failure.function, failure.args, failure.kwargs, failure.attempt, stored or b""
+    )
+    settings = worker.settings
+    serializer = JobSerializer(settings.job_serializer, settings.job_deserializer)
+    return job, serializer, client, worker

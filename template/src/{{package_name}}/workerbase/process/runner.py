@@ -1,0 +1,183 @@
+"""One worker process: its services and heartbeat, from start to drained stop.
+
+Signals, as asyncio has them: a handler set with ``add_signal_handler`` runs on the loop, so it
+may set an event but is not called while a handler blocks the loop; such a worker is stuck, its
+heartbeat grows stale, and only SIGKILL helps.
+"""
+
+import asyncio
+import copy
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import cast
+
+from ..broker.availability import RedisAvailability
+from ..broker.client import connect, refuse_cluster
+from ..broker.enqueue import QueueClient
+from ..engine.supervisor import TaskSupervisor
+from ..errors import ConfigError, WorkerError
+from ..monitor import Monitor, Monitors
+from ..types import Ctx, RedisClient
+from . import heartbeat as health
+from .arq_service import ArqJobs
+from .heartbeat import Heartbeat
+from .service import ResolvedSettings, Service, WorkerContext
+
+logger = logging.getLogger(__name__)
+
+SAME_SIGNAL_S = 1.0
+"""A second SIGTERM within this time is the same one; Ctrl-C twice is deliberate."""
+CLOSE_TIMEOUT_S = 5.0
+"""How long a process that has finished its work waits for what does not end."""
+
+
+def services_of(settings: ResolvedSettings) -> list[Service]:
+    """Return the services of a run: a copy of each, and arq's worker if none runs the jobs."""
+    services = [copy.copy(service) for service in settings.services]
+    if not any(service.handles_jobs for service in services):
+        services.insert(0, ArqJobs())
+    return services
+
+
+async def serve(
+    settings: ResolvedSettings, stop: asyncio.Event | None = None, more: Iterable[Monitor] = ()
+) -> None:
+    """Run the services until ``stop`` is set or a signal arrives, then drain.
+
+    Args:
+        settings: what to run.
+        stop: stops the worker, as a signal does.
+        more: monitors beside those of ``settings``.
+
+    Raises:
+        ConfigError: the worker cannot work with these settings, or with a Redis Cluster.
+        WorkerError: a service failed; the others were drained all the same.
+        Exception: whatever the project's startup hook or lifespan raised.
+    """
+    config = settings.config
+    stop = stop or asyncio.Event()
+    monitors = Monitors((*settings.all_monitors, *more))
+    availability = RedisAvailability(monitors=monitors)
+    heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, availability)
+    _handle_signals(stop, heartbeat.path)
+    async with AsyncExitStack() as life:  # what is pushed last ends first
+
+        def open_client() -> QueueClient:
+            client = connect(config.dsn, config.queue_name, config.max_payload)
+            life.push_async_callback(client.aclose, close_connection_pool=True)
+            return client
+
+        redis = open_client()
+        heartbeat.start(cast("RedisClient", redis), config.queue_name)
+        logger.info("Redis is at %s", config.dsn)
+        life.push_async_callback(heartbeat.stop)
+        await refuse_cluster(cast("RedisClient", redis))
+        ctx: Ctx = {**settings.ctx, "redis": redis}
+        worker = ctx["worker"] = WorkerContext(
+            settings=settings,
+            ctx=ctx,
+            redis=redis,
+            availability=availability,
+            monitors=monitors,
+            retry_policy=settings.retry_policy,
+            open_client=open_client,
+            heartbeat=heartbeat,
+            runs_services=True,
+        )
+        if settings.on_shutdown is not None:
+            life.push_async_callback(settings.on_shutdown, ctx)
+        if settings.on_startup is not None:
+            await settings.on_startup(ctx)
+        await life.enter_async_context(monitors.lifespan(ctx))
+        await _run(services_of(settings), worker, stop)
+    logger.info("stopped")
+
+
+async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Event) -> None:
+    heartbeat = cast("Heartbeat", worker.heartbeat)
+    tasks = TaskSupervisor()
+    try:
+        for service in services:
+            await service.startup(worker)
+            heartbeat.watch(service.vitals)
+            tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
+        await TaskSupervisor.run_until(stop, tasks)
+    finally:
+        stop.set()
+        heartbeat.set_state("draining")
+        await tasks.join()
+
+
+def _handle_signals(stop: asyncio.Event, health_file: Path) -> None:
+    loop = asyncio.get_running_loop()
+    handle = _signal_handler(stop, health_file)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(signum, handle, signum)
+        except (NotImplementedError, RuntimeError):
+            # On Windows, or outside the main thread: Ctrl-C is KeyboardInterrupt then.
+            logger.debug("cannot handle %s here", signum.name)
+
+
+def _signal_handler(stop: asyncio.Event, health_file: Path) -> Callable[[signal.Signals], None]:
+    """Return the handler of both signals: the first one drains, a later one exits at once."""
+    first_at = 0.0
+
+    def handle(signum: signal.Signals) -> None:
+        nonlocal first_at
+        if not first_at:
+            first_at = time.monotonic()
+        elif signum == signal.SIGTERM and time.monotonic() - first_at < SAME_SIGNAL_S:
+            return  # GNU timeout and supervisors signal the process and then its group
+        _on_signal(signum, stop, health_file)
+
+    return handle
+
+
+def _on_signal(signum: signal.Signals, stop: asyncio.Event, health_file: Path) -> None:
+    if stop.is_set():
+        logger.warning("%s again: exiting at once; unfinished work is redelivered", signum.name)
+        health.remove(health_file)
+        os._exit(128 + signum)
+    logger.info("%s: draining; send it again to exit at once", signum.name)
+    stop.set()
+
+
+def run(settings: ResolvedSettings) -> int:
+    """Run a worker in a new event loop, uvloop where it is installed; return the exit code."""
+    code = 1
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(serve(settings))
+        code = 0
+    except WorkerError as exc:
+        # An invalid setting needs one sentence; for anything else the cause's traceback is needed.
+        logger.critical("the worker failed: %s", exc, exc_info=not isinstance(exc, ConfigError))
+    finally:
+        # Closing waits for tasks that ignore cancellation, and for threads, possibly forever.
+        watchdog = threading.Timer(CLOSE_TIMEOUT_S, _exit, [code])
+        watchdog.daemon = True
+        watchdog.start()
+        runner.close()
+        watchdog.cancel()
+    return code
+
+
+def _exit(code: int) -> None:
+    logger.error("a task or thread ignored cancellation; exiting anyway")
+    logging.shutdown()
+    os._exit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and not on Windows
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

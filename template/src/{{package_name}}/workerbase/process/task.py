@@ -1,0 +1,166 @@
+"""A task as `task_utils.task` declares it, and how arq's own worker runs it."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+
+from arq import cron as arq_cron
+from arq.cron import CronJob
+
+from ..engine.retry_policy import DeadLetter, Decision, ErrorTypes, Retry, RetryPolicy, unwrap
+from ..errors import MAX_DURATION_S, RegistrationError, WorkerError
+from ..types import Call, Ctx
+from . import job_failures
+from .arq_names import ArqRetry, Function, RetryJob, func
+from .service import worker_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+"""What a task raises to arq or to the event loop, not as a failure of its own."""
+
+
+class Task(Generic[P, R]):
+    """A task and how it is run; made by `task_utils.task`.
+
+    Calling it calls the function, in tests for example. `job` makes a call to be enqueued, whose
+    arguments type checkers compare with those of the function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]],
+        timeout: float | timedelta | None,
+        permanent: ErrorTypes,
+        transient: ErrorTypes,
+        **limits: Any,
+    ) -> None:
+        _check(function, limits)
+        functools.update_wrapper(self, function)
+        self.name = function.__qualname__
+        self._function = function
+        self._permanent, self._transient = permanent, transient
+        self._limits = {name: value for name, value in limits.items() if value is not None}
+        self._options: dict[str, Any] = {"max_tries": limits["max_retries"], "timeout": timeout}
+
+    async def __call__(self, ctx: Ctx, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here and now."""
+        return await self._function(ctx, *args, **kwargs)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return a call of this task with these arguments, to be enqueued."""
+        return Call(self.name, args, kwargs)
+
+    def policy(self, default: RetryPolicy) -> RetryPolicy:
+        """Return the worker's policy with what this task declares for itself."""
+        return replace(
+            default,
+            permanent=(*self._permanent, *default.permanent),
+            transient=(*self._transient, *default.transient),
+            **self._limits,
+        )
+
+    def cron(self, **schedule: Any) -> CronJob:
+        """Return a cron job of this task; the arguments are those of ``arq.cron``."""
+        name = f"cron:{self.name}"
+        options: dict[str, Any] = {"name": name, **self._options, **schedule}
+        return arq_cron(cast("Any", self.for_arq().coroutine), **options)
+
+    @staticmethod
+    def from_function(function: Function | CronJob) -> "Task[..., Any] | None":
+        """Return the task that `for_arq` wrapped, if ``function`` is one."""
+        return cast("Task[..., Any] | None", getattr(function.coroutine, "task", None))
+
+    async def settle(
+        self, ctx: Ctx, raised: BaseException, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Decision:
+        """Decide what follows a failed attempt, and record it before arq ends the job.
+
+        An outage of Redis delays it until the job's timeout.
+        """
+        error = unwrap(raised)
+        worker = worker_of(ctx)
+        policy = self.policy(worker.retry_policy if worker else RetryPolicy())
+        attempt = ctx.get("job_try")
+        attempt = attempt if isinstance(attempt, int) else 1
+        decision = policy.decide(error, attempt)
+        if isinstance(decision, Retry) and worker and not worker.settings.retry_jobs:
+            decision = DeadLetter("retries")
+        failed = job_failures.Failure(self.name, args, kwargs, attempt, error)
+        if isinstance(decision, Retry):
+            await job_failures.record(ctx, failed)
+        else:
+            await job_failures.dead_letter(ctx, failed, decision.reason)
+        return decision
+
+    def for_arq(self) -> Function:
+        """Return the task as arq's own worker runs it.
+
+        That worker neither retries what raises nor keeps dead letters, so the function is wrapped
+        for it. `jobs` unwraps the task (`from_function`) and applies the policy itself.
+        """
+
+        async def run(ctx: Ctx, /, *args: Any, **kwargs: Any) -> R:
+            try:
+                return await self._function(ctx, *args, **kwargs)
+            except FOR_ARQ:
+                raise
+            except BaseException as exc:
+                decision = await self.settle(ctx, exc, args, kwargs)
+                if isinstance(decision, Retry):
+                    raise ArqRetry(decision.delay) from exc
+                if isinstance(exc, Exception):
+                    raise
+                msg = f"the task raised {type(exc).__name__}"
+                raise WorkerError(msg) from exc  # a task must not end the worker
+
+        run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
+        return func(cast("Any", run), name=self.name, **self._options)
+
+
+def _check(function: Callable[..., Any], limits: Mapping[str, Any]) -> None:
+    """Refuse what cannot run as a task.
+
+    Raises:
+        RegistrationError: names the function and what would be right.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if not inspect.iscoroutinefunction(function) or not hasattr(function, "__qualname__"):
+        msg = f"task {name} is not an async function: write async def {name}(ctx, …)"
+        raise RegistrationError(msg)
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        msg = f"task {name} has no parameter for the context: write async def {name}(ctx, …)"
+        raise RegistrationError(msg)
+    tries = limits["max_retries"]
+    if tries is not None and (not isinstance(tries, int) or isinstance(tries, bool) or tries < 1):
+        msg = f"task {name}: max_retries is {tries!r}, not a number of attempts from 1"
+        raise RegistrationError(msg)
+    for option in ("base", "cap"):
+        seconds = limits[option]
+        if seconds is not None and (
+            not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_DURATION_S
+        ):
+            msg = f"task {name}: a backoff is {seconds!r}, not a number of seconds"
+            raise RegistrationError(msg)
+
+
+AnyFunction = Function | Task[..., Any] | Callable[..., Any]
+"""What ``functions`` of a settings class may list."""
+
+
+class FunctionList(list[AnyFunction]):
+    """A list of functions to which lists and tuples can be added, on either side."""
+
+    def __add__(self, other: Iterable[AnyFunction]) -> "FunctionList":  # type: ignore[override]
+        """Return a new list with ``other`` at its end."""
+        return FunctionList([*self, *other])
+
+    def __radd__(self, other: Iterable[AnyFunction]) -> "FunctionList":
+        """Return a new list with ``other`` at its beginning."""
+        return FunctionList([*other, *self])

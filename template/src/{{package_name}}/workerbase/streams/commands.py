@@ -1,0 +1,104 @@
+"""Commands of streams: ``publish`` an event, create consumer ``groups``."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import click
+from pydantic import AliasChoices, ValidationError
+
+from ..broker.enqueue import QueueClient
+from ..cli.app import App, pass_app
+from ..cli.terminal import near, read_json
+from ..errors import InvalidEventError
+from ..types import RedisClient
+from .config import StreamsConfig
+from .events import Event
+from .groups import ensure_group
+from .publish import publish as publish_events
+from .service import Streams
+
+
+def streams_of(app: App) -> list[Streams]:
+    """Return the services of the worker that read streams."""
+    return [service for service in app.settings().services if isinstance(service, Streams)]
+
+
+def models_of(app: App) -> dict[str, type[Event]]:
+    """Return the events that the worker handles, by type."""
+    return {t: model for service in streams_of(app) for t, model in service.router.models.items()}
+
+
+def parse_event(app: App, event_type: str, data: object) -> Event:
+    """Make an event that the worker handles from JSON.
+
+    Raises:
+        click.BadParameter: the type is unknown, or the data does not fit.
+    """
+    models = models_of(app)
+    if event_type not in models:
+        msg = f"no handler knows the event {event_type!r}; {near(event_type, models)}"
+        raise click.BadParameter(msg)
+    model = models[event_type]
+    if isinstance(data, dict) and model.model_config.get("extra") == "ignore":
+        # A reader ignores what it does not know; a person who types it has made a mistake.
+        known = {
+            alias
+            for name, field in model.model_fields.items()
+            for alias in (name, field.alias, *_choices(field.validation_alias))
+            if isinstance(alias, str)
+        }
+        for name in cast("dict[str, object]", data).keys() - known:
+            msg = f"{event_type} has no field {name!r}; {near(name, known)}"
+            raise click.BadParameter(msg)
+    try:
+        return model.model_validate(data)
+    except ValidationError as exc:
+        raise click.BadParameter(
+            str(InvalidEventError.from_validation_error(event_type, exc))
+        ) from exc
+
+
+def _choices(alias: object) -> Iterable[object]:
+    return alias.choices if isinstance(alias, AliasChoices) else (alias,)
+
+
+@click.command()
+@click.argument("event")
+@click.option("--json", "data", default="{}", help="The event's fields; '-' reads them from stdin.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1))
+@pass_app
+def publish(app: App, event: str, data: str, count: int) -> None:
+    """Publish an event to its stream."""
+    message = parse_event(app, event, read_json(data, "--json"))
+
+    async def work(redis: QueueClient) -> list[str]:
+        limit = app.config.max_payload
+        ids = await publish_events(
+            cast("RedisClient", redis), *[message] * count, max_payload_bytes=limit
+        )
+        return [str(entry_id) for entry_id in ids]
+
+    ids = app.with_redis(work)
+    click.echo(f"published {len(ids)} {event} to {message.stream}, last entry {ids[-1]}")
+
+
+@click.command()
+@pass_app
+def groups(app: App) -> None:
+    """Create the streams and their consumer group where missing.
+
+    A worker does so itself when it starts; an autoscaler that is to start the first one needs
+    them before. Run it as often as you like.
+    """
+    config = app.config
+    group = config.consumer_group if isinstance(config, StreamsConfig) else ""
+    streams = [stream for service in streams_of(app) for stream in service.router.streams]
+    if not streams:
+        click.echo("the worker reads no streams")
+        return
+
+    async def work(redis: QueueClient) -> list[bool]:
+        return [await ensure_group(cast("RedisClient", redis), stream, group) for stream in streams]
+
+    for stream, created in zip(streams, app.with_redis(work), strict=True):
+        click.echo(f"{stream}: {'created' if created else 'found'} the group {group}")

@@ -1,0 +1,29 @@
+"""Settings of streams."""
+
+from pydantic import Field
+
+from ..config import LeaseConfig, Seconds
+
+
+class StreamsConfig(LeaseConfig):
+    """Settings of the consumer, beside those of every worker; durations are in seconds."""
+
+    consumer_group: str = Field(default="workers", min_length=1)
+    """Consumer group that reads the streams: the workers of one service share one."""
+    concurrency: int = Field(default=20, ge=1)
+    """Maximum number of messages that are handled concurrently in this process."""
+    handler_timeout: Seconds = 60.0
+    """Maximum duration of one run of a handler."""
+    max_deliveries: int = Field(default=3, ge=1)
+    """A message that was started this often without being settled is dead-lettered: it kills its
+    worker."""
+    trim: bool = True
+    """Remove entries that all consumer groups have settled. Disable it while readers without a
+    group, or groups yet to be created, need them."""
+    breaker_threshold: int = Field(default=20, ge=1)
+    """Number of different messages that fail in a row before the consumer waits for a success."""
+
+    @property
+    def longest_run(self) -> float:
+        """The longest timeout of one run, in seconds."""
+        return max(self.job_timeout, self.handler_timeout)

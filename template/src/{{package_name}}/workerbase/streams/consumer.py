@@ -1,0 +1,260 @@
+"""Reads the streams of a router as one member of the consumer group, at least once.
+
+One coroutine reads ahead into the prefetch queue, long-lived slots take from it (`handler_pool`),
+and acknowledgements are written in batches; no task, timer or round trip is spent on a single
+message. Beside them leases are renewed, abandoned entries reclaimed (`recovery`) and the streams
+tidied (`janitor`).
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from ..broker.leases import LeaseRenewer, release
+from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
+from ..engine.held_leases import HeldLeases
+from ..engine.prefetch_queue import PrefetchQueue
+from ..engine.supervisor import TaskSupervisor
+from ..engine.vitals import Vitals
+from ..monitor import Outcome
+from ..process.service import WorkerContext
+from ..types import EntryId, RedisClient, StreamName
+from .config import StreamsConfig
+from .entry import Delivery
+from .groups import ensure_group
+from .handler_pool import HandlerPool
+from .janitor import Janitor
+from .leases import StreamLeases
+from .recovery import Recoverer
+from .router import EventRouter
+from .settlement import StreamSettlement
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS = 1000
+"""How long a read waits in Redis for new entries."""
+
+
+class Consumer:
+    """Intake, leases, handler pool and settlement of one worker.
+
+    Args:
+        worker: client, monitors and policy.
+        reader: a client of its own for the blocking read, from `broker.client.raw_entries`.
+        router: the handlers.
+        config: settings of streams.
+        block_ms: how long a read waits in Redis; None polls, for servers that cannot block.
+    """
+
+    def __init__(
+        self,
+        worker: WorkerContext,
+        reader: RedisClient,
+        router: EventRouter,
+        config: StreamsConfig,
+        *,
+        block_ms: int | None = BLOCK_MS,
+    ) -> None:
+        # The name is new with each start, so that what a former process of this host left pending
+        # is never mistaken for ours.
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        redis = self._redis = worker.commands
+        self._reader = reader
+        self._router = router
+        self._config = config
+        self._availability = worker.availability
+        self._block_ms = block_ms
+        self._leases = {
+            stream: StreamLeases(
+                redis, stream, config.consumer_group, self.name, config.lease_timeout
+            )
+            for stream in router.streams
+        }
+        self._held: HeldLeases[Delivery] = HeldLeases(router.streams)
+        self._queue: PrefetchQueue[Delivery] = PrefetchQueue(config.concurrency, config.prefetch)
+        self._settlement = StreamSettlement(
+            worker=worker, held=self._held, group=config.consumer_group, consumer=self.name
+        )
+        self._pool = HandlerPool(
+            worker=worker,
+            router=router,
+            config=config,
+            queue=self._queue,
+            held=self._held,
+            settlement=self._settlement,
+        )
+        self._renewer = LeaseRenewer(
+            held=self._held,
+            queue=self._queue,
+            renew=self._renew,
+            kind="message",
+            lease_timeout=config.lease_timeout,
+            availability=worker.availability,
+            monitors=worker.monitors,
+        )
+        self._recoverer = Recoverer(
+            worker=worker,
+            config=config,
+            leases=self._leases.values(),
+            held=self._held,
+            queue=self._queue,
+            settlement=self._settlement,
+        )
+        self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
+        self._last_pass = time.monotonic()
+        self._reading = False
+        self.reads = 0
+        """Number of reads that Redis has answered."""
+
+    @property
+    def counts(self) -> Counter[Outcome]:
+        """How often each outcome was reached."""
+        return self._settlement.counts
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, runs or has to be acknowledged in this process."""
+        return not len(self._queue) and not self._held
+
+    def vitals(self) -> Vitals:
+        """Report this consumer's health."""
+        oldest = self._pool.oldest()
+        return Vitals(
+            name="consumer",
+            # Waiting for room in the queue is no standstill; a read that never returns is.
+            last_pass=self._last_pass if self._reading else time.monotonic(),
+            overdue_at=None if oldest is None else oldest.started + self._config.handler_timeout,
+            overdue=None if oldest is None else str(oldest.delivery or ""),
+            note=self._pool.note,
+        )
+
+    # --- life cycle
+
+    async def serve(self, stop: asyncio.Event, drain: float) -> None:
+        """Consume until ``stop`` is set, then drain.
+
+        Raises:
+            WorkerError: a loop exited unexpectedly; nothing is lost, but this consumer has ended.
+        """
+        await self._ensure_groups()
+        logger.info("consumer %s: reading %s", self.name, ", ".join(self._router.streams))
+        intake, core = TaskSupervisor(), TaskSupervisor()
+        core.start(f"{self.name}: leases", self._renewer.run())
+        core.start(f"{self.name}: watch", self._pool.watch())
+        core.start(f"{self.name}: acknowledge", self._settlement.acks.run())
+        for index, slot in enumerate(self._pool.slots):
+            slot.task = core.start(f"{self.name}: slot {index}", self._pool.run(slot))
+        intake.start(f"{self.name}: read", self._read_loop())
+        intake.start(f"{self.name}: recovery", self._recoverer.run())
+        intake.start(f"{self.name}: janitor", self._janitor.run())
+        try:
+            await TaskSupervisor.run_until(stop, intake, core)
+        finally:
+            # Whatever ended the run, nobody reads on, and what can be released is.
+            self._queue.close()
+            self._settlement.draining = True
+            await intake.cancel()
+            await self._drain(core, drain)
+
+    async def _drain(self, core: TaskSupervisor, drain: float) -> None:
+        # What has not started goes first, and must not be held: its lease would be renewed.
+        self._held.forget_waiting()
+        await self._release({lease.entry_id for lease in self._held})
+        if running := self._queue.running:
+            logger.info("draining: %d handlers are running", running)
+            await self._queue.wait_idle(drain)
+        if running := self._queue.running:
+            logger.warning(
+                "draining took longer than %g s; cancelling %d handlers and releasing their "
+                "messages",
+                drain,
+                running,
+            )
+        await core.cancel()
+        try:
+            await self._settlement.acks.flush()
+        except OUTAGE_ERRORS as exc:
+            logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
+            return
+        # What ignored its cancellation still runs: its lease keeps others from it for a while.
+        stuck = (slot.delivery for slot in self._pool.slots)
+        await self._release({delivery.entry_id for delivery in stuck if delivery is not None})
+        for leases in self._leases.values():
+            try:
+                await leases.remove_self()
+            except OUTAGE_ERRORS as exc:
+                logger.warning("could not leave the group of %s: %s", leases.stream, exc)
+
+    async def _release(self, keep: set[EntryId]) -> None:
+        await release(
+            "entries",
+            {name: partial(leases.release_all, keep) for name, leases in self._leases.items()},
+            lambda stream: bool(self._held.by_source[stream]),
+        )
+
+    async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:
+        return await self._leases[stream].renew(entry_ids)
+
+    async def _ensure_groups(self) -> None:
+        """Create the streams and groups that are missing.
+
+        This is tried once at the start, and whenever a read fails for want of a group: a full
+        Redis refuses the command even for a group that exists, and reading is what makes room.
+        """
+        for stream in self._router.streams:
+            try:
+                await ensure_group(self._redis, stream, self._config.consumer_group)
+            except OUTAGE_ERRORS as exc:
+                await self._availability.back_off(exc, f"creating the consumer group of {stream}")
+
+    # --- intake
+
+    async def _read_loop(self) -> None:
+        # Here once more, since a stop must end the wait for an unavailable Redis.
+        await self._ensure_groups()
+        while True:
+            room = await self._queue.room()
+            self._reading, self._last_pass = True, time.monotonic()
+            try:
+                deliveries = await self._read(room)
+            except OUTAGE_ERRORS as exc:
+                self._reading = False
+                if is_missing_group(exc):
+                    logger.warning("%s; creating the group again", exc)
+                    await self._ensure_groups()
+                else:
+                    streams = ", ".join(self._router.streams)
+                    await self._availability.back_off(exc, f"reading {streams}")
+                continue
+            self._reading = False
+            self.reads += 1
+            self._availability.record_success()
+            if deliveries:
+                self._queue.add(deliveries)
+            elif self._block_ms is None:
+                await asyncio.sleep(0.001)
+
+    async def _read(self, room: int) -> list[Delivery]:
+        streams = self._router.streams
+        block = ("BLOCK", self._block_ms) if self._block_ms is not None else ()
+        # COUNT applies to each stream, so a busy stream cannot starve the others.
+        count = max(1, room // len(streams))
+        reply: list[Any] | None = await self._reader.execute_command(
+            "XREADGROUP", "GROUP", self._config.consumer_group, self.name, "COUNT", count,
+            *block, "STREAMS", *streams, *[">"] * len(streams),
+        )  # fmt: skip
+        deliveries: list[Delivery] = []
+        for name, entries in reply or ():
+            stream = name.decode()
+            held = self._held.by_source[stream]
+            for entry_id, fields in entries:
+                delivery = Delivery(stream, EntryId(entry_id.decode()), fields)
+                held[delivery.entry_id] = delivery
+                deliveries.append(delivery)
+        return deliveries

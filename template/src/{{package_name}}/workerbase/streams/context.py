@@ -1,0 +1,31 @@
+"""What a handler is given beside the event."""
+
+from dataclasses import dataclass
+
+from ..process.service import WorkerContext
+from ..types import EntryId, RedisClient, StreamName
+from .events import Event
+from .publish import publish
+
+
+@dataclass(slots=True)
+class EventContext:
+    """What a handler knows about the message, beside the event itself."""
+
+    message_id: str
+    """Stays the same over retries and replays: the key for idempotent handlers."""
+    event_type: str
+    stream: StreamName
+    entry_id: EntryId
+    attempt: int
+    """Counted from 1; a redelivery after a crash is not a new attempt."""
+    deliveries: int
+    """How often Redis has delivered this entry; above 1 after a crash."""
+    redis: RedisClient
+    worker: WorkerContext
+    """The worker: its ``state`` is what the project's lifespan yielded."""
+
+    async def publish(self, *events: Event) -> list[EntryId]:
+        """Publish further events over the worker's connection; errors are those of `publish`."""
+        limit = self.worker.config.max_payload
+        return await publish(self.redis, *events, max_payload_bytes=limit)

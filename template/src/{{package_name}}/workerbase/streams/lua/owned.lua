@@ -1,0 +1,9 @@
+-- Checks that the caller still owns an entry, in the step of the script that includes this, so that
+-- a worker which slept through its lease cannot undo what the new owner does.
+--
+-- Defines owned(stream, group, consumer, entry_id).
+-- Returns from it true if the entry is pending for the consumer, else false.
+
+local function owned(stream, group, consumer, entry_id)
+  return #redis.call('XPENDING', stream, group, entry_id, entry_id, 1, consumer) > 0
+end

@@ -1,0 +1,117 @@
+"""Handlers, registered for the events that they handle.
+
+router = EventRouter()
+
+@router.on(OrderPlaced)
+async def confirm(event: OrderPlaced, ctx: EventContext) -> None: ...
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+from pydantic import ValidationError
+
+from ..broker import codec
+from ..errors import InvalidEventError, RegistrationError, UnknownEventError
+from ..types import StreamName
+from .context import EventContext
+from .events import Event, check_named
+
+E = TypeVar("E", bound=Event)
+
+Handler: TypeAlias = Callable[[E, EventContext], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[E]):
+    """A handler and the model that it handles."""
+
+    model: type[E]
+    handler: Handler[E]
+
+    async def run(self, data: bytes, ctx: EventContext) -> None:
+        """Validate and handle one message.
+
+        Raises:
+            InvalidEventError: ``data`` does not fit the model.
+        """
+        try:
+            event = self.model.model_validate_json(data)
+        except ValidationError as exc:
+            raise InvalidEventError.from_validation_error(self.model.event_type, exc) from None
+        await self.handler(event, ctx)
+
+
+class EventRouter:
+    """The handlers of a worker, one for each event type of a stream."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[StreamName, bytes], Route[Any]] = {}
+
+    def on(self, model: type[E]) -> Callable[[Handler[E]], Handler[E]]:
+        """Register the decorated function for ``model``; type checkers compare the two.
+
+        Raises:
+            RegistrationError: the model has no type or stream, another handler has it, or the
+                function is not async.
+        """
+        check_named(model)
+
+        def register(handler: Handler[E]) -> Handler[E]:
+            if not inspect.iscoroutinefunction(handler):
+                msg = f"the handler of {model.__name__} is not an async function: {handler!r}"
+                raise RegistrationError(msg)
+            try:
+                inspect.signature(handler).bind(None, None)
+            except TypeError as exc:
+                msg = f"the handler of {model.__name__} must take (event, ctx): {exc}"
+                raise RegistrationError(msg) from exc
+            key = model.stream, model.event_type.encode()
+            if key in self._routes:
+                other = cast("Any", self._routes[key].handler)
+                msg = (
+                    f"{model.event_type!r} on {model.stream!r} already has the handler "
+                    f"{other.__module__}.{other.__qualname__}"
+                )
+                raise RegistrationError(msg)
+            self._routes[key] = Route(model, handler)
+            return handler
+
+        return register
+
+    def include(self, other: "EventRouter") -> None:
+        """Add the handlers of ``other``, so that a project can spread them over modules."""
+        for route in other._routes.values():  # noqa: SLF001
+            self.on(route.model)(route.handler)
+
+    @property
+    def streams(self) -> tuple[StreamName, ...]:
+        """The streams that have handlers."""
+        return tuple(dict.fromkeys(stream for stream, _ in self._routes))
+
+    @property
+    def models(self) -> dict[str, type[Event]]:
+        """The events that have handlers, by type."""
+        return {route.model.event_type: route.model for route in self._routes.values()}
+
+    def types(self, stream: StreamName) -> tuple[str, ...]:
+        """Return the event types of ``stream`` that have a handler."""
+        return tuple(kind.decode() for name, kind in self._routes if name == stream)
+
+    def knows(self, stream: StreamName, event_type: str) -> bool:
+        """Whether a handler is registered."""
+        return (stream, codec.encode(event_type)) in self._routes
+
+    def route(self, stream: StreamName, event_type: bytes) -> Route[Any]:
+        """Return the route of a message.
+
+        Raises:
+            UnknownEventError: no handler is registered for it.
+        """
+        try:
+            return self._routes[stream, event_type]
+        except KeyError:
+            msg = f"no handler for event type {event_type.decode(errors='replace')!r} on {stream!r}"
+            raise UnknownEventError(msg) from None

@@ -1,0 +1,175 @@
+"""The end of every delivery: acknowledged, handed to a retry job, or set aside.
+
+The last two are one atomic step with the acknowledgement. A Redis that is unavailable or full only
+delays it: the entry stays ours, its lease is renewed, and the step is repeated until Redis accepts
+it.
+"""
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from arq.jobs import serialize_job
+
+from ..broker import codec, keys
+from ..broker.batch_writer import BatchWriter
+from ..broker.scripts import Script
+from ..engine import failure_record
+from ..engine.held_leases import HeldLeases
+from ..engine.retry_policy import DeadLetter, Decision, Retry
+from ..monitor import Outcome
+from ..process.requeue import REQUEUE_TASK
+from ..process.service import WorkerContext
+from ..types import EntryId, RedisArg, StreamName
+from .entry import Delivery, EntryHeader, work_of
+
+logger = logging.getLogger(__name__)
+
+_SCHEDULE_RETRY = Script.load(__name__, "schedule_retry")
+_SET_ASIDE = Script.load(__name__, "set_aside")
+
+
+@dataclass(kw_only=True, eq=False)
+class StreamSettlement:
+    """Settles the deliveries of one consumer.
+
+    Raises:
+        RedisError, OSError: only while ``draining``; the entry is pending as it was.
+    """
+
+    worker: WorkerContext
+    held: HeldLeases[Delivery]
+    group: str
+    consumer: str
+    draining: bool = False
+    """Do not wait for Redis any more: what is not settled can be released."""
+
+    def __post_init__(self) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        """How often each outcome was reached."""
+        self.acks: BatchWriter[Delivery] = BatchWriter(
+            self._acknowledge, "acknowledging", self.worker.availability
+        )
+        self._redis = self.worker.commands
+        self._queue_name = self.worker.config.queue_name
+
+    def report(
+        self,
+        outcome: Outcome,
+        delivery: Delivery,
+        header: EntryHeader,
+        error: BaseException | None = None,
+        seconds: float = 0.0,
+        *,
+        delay: float = 0.0,
+    ) -> None:
+        """Count, log and report the outcome of a delivery; ``delay`` is that of a retry."""
+        self.counts[outcome] += 1
+        if error is not None:
+            dead = outcome == "dead_lettered"
+            logger.log(
+                logging.ERROR if dead else logging.WARNING,
+                "%s %s of %s: %s after attempt %d (%s: %s)",
+                header.name,
+                header.message_id,
+                delivery.source,
+                f"retried in {delay:.1f} s"
+                if outcome == "retried"
+                else outcome.replace("_", "-" if dead else " "),
+                header.attempt,
+                type(error).__name__,
+                failure_record.text_of(error),
+                exc_info=error if dead else None,
+            )
+        if monitors := self.worker.monitors:
+            monitors.on_finished(work_of(delivery, header), outcome, error, seconds)
+
+    def handled(self, delivery: Delivery, header: EntryHeader, seconds: float) -> None:
+        """Acknowledge, with the next batch, what its handler has handled."""
+        delivery.settling = True
+        self.acks.add(delivery)
+        self.report("handled", delivery, header, None, seconds)
+
+    async def failed(
+        self,
+        delivery: Delivery,
+        header: EntryHeader,
+        error: BaseException,
+        decision: Decision,
+        seconds: float = 0.0,
+    ) -> None:
+        """Settle a failed delivery as the policy has decided."""
+        delivery.settling = True
+        delay = 0.0
+        if isinstance(decision, DeadLetter):
+            outcome = await self.set_aside(delivery, error, decision, header.attempt)
+        else:
+            delay = decision.delay
+            outcome = await self.retry(delivery, error, decision)
+        self.held.forget(delivery)
+        self.report(outcome, delivery, header, error, seconds, delay=delay)
+
+    async def retry(self, delivery: Delivery, error: BaseException, decision: Retry) -> Outcome:
+        """Schedule the job that puts the message back into its stream."""
+        stream, entry_id = delivery.source, delivery.entry_id
+        failure = failure_record.describe_failure(error, stream, entry_id)
+        payload = failure_record.add_failure(codec.decode_fields(delivery.fields), failure)
+        now = int(time.time() * 1000)
+        arguments = (stream, payload)
+        job = serialize_job(REQUEUE_TASK, arguments, {}, None, now, serializer=codec.dumps)
+        job_id = keys.requeue_job_id(stream, entry_id)
+        owned = await self._until_accepted(
+            _SCHEDULE_RETRY,
+            [stream, keys.job(self._queue_name, job_id), self._queue_name],
+            [entry_id, job_id, job, now + int(decision.delay * 1000)],
+        )
+        return "retried" if owned else "lease_lost"
+
+    async def set_aside(
+        self, delivery: Delivery, error: BaseException, decision: DeadLetter, attempt: int
+    ) -> Outcome:
+        """Move the message to the dead-letter queue, or park it if its event type is unknown."""
+        stream = delivery.source
+        parking = decision.reason == "unknown"
+        fields = failure_record.dead_letter(
+            codec.decode_fields(delivery.fields),
+            failure_record.describe_failure(error, stream, delivery.entry_id),
+            decision.reason,
+            0 if parking else attempt,
+            **{
+                failure_record.DELIVERIES: str(delivery.deliveries),
+                failure_record.CONSUMER: self.consumer,
+            },
+        )
+        target = keys.parked(stream) if parking else keys.dlq(stream)
+        dropped = await self._until_accepted(
+            _SET_ASIDE,
+            [stream, target],
+            [delivery.entry_id, self.worker.config.dlq_max_entries, *codec.encode_fields(fields)],
+        )
+        if dropped > 0:
+            logger.error(failure_record.FULL, target, dropped)
+        if dropped < 0:
+            return "lease_lost"
+        return "parked" if parking else "dead_lettered"
+
+    async def _until_accepted(
+        self, script: Script, keys_: Sequence[str], args: Sequence[RedisArg]
+    ) -> int:
+        """Run a script on an entry of this consumer until Redis accepts it."""
+        write = partial(script, self._redis, keys_, [self.group, self.consumer, *args])
+        doing = f"settling an entry of {keys_[0]}"
+        availability = self.worker.availability
+        return int(await availability.retry_until_accepted(doing, write, lambda: self.draining))
+
+    async def _acknowledge(self, handled: list[Delivery]) -> None:
+        by_stream: dict[StreamName, list[EntryId]] = defaultdict(list)
+        for delivery in handled:
+            by_stream[delivery.source].append(delivery.entry_id)
+        for stream, ids in by_stream.items():
+            await self._redis.execute_command("XACK", stream, self.group, *ids)
+        for delivery in handled:
+            self.held.forget(delivery)

@@ -1,0 +1,98 @@
+"""A coroutine in a context of its own behaves as if it were awaited directly."""
+
+import asyncio
+from contextvars import ContextVar
+
+import pytest
+from workerbase.engine.own_context import OwnContext
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+async def test_what_it_sets_is_not_seen_outside() -> None:
+    async def run() -> str:
+        tenant.set("a")
+        await asyncio.sleep(0)
+        return tenant.get()
+
+    assert await OwnContext(run()) == "a"
+    assert tenant.get() == "nobody"
+
+
+async def test_it_sees_what_was_set_outside() -> None:
+    async def run() -> str:
+        await asyncio.sleep(0)
+        return tenant.get()
+
+    token = tenant.set("outer")
+    try:
+        assert await OwnContext(run()) == "outer"
+    finally:
+        tenant.reset(token)
+
+
+async def test_tasks_that_it_starts_inherit_its_context() -> None:
+    async def child() -> str:
+        return tenant.get()
+
+    async def run() -> str:
+        tenant.set("a")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(child())
+        return task.result()
+
+    assert await OwnContext(run()) == "a"
+
+
+async def test_its_exception_passes() -> None:
+    async def run() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        await OwnContext(run())
+
+
+async def test_a_cancellation_reaches_it_and_it_can_clean_up() -> None:
+    cleaned = []
+
+    async def run() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    async def outer() -> None:
+        await OwnContext(run())
+
+    task = asyncio.create_task(outer())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert cleaned == [True]
+    assert task.cancelled()
+
+
+async def test_timeouts_work_inside_and_around() -> None:
+    async def inside() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(10)
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    assert await OwnContext(inside()) == "late"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await OwnContext(asyncio.sleep(10))
+
+
+async def test_one_that_never_waits_returns_at_once() -> None:
+    async def run() -> int:
+        return 7
+
+    assert await OwnContext(run()) == 7

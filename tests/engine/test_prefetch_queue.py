@@ -1,0 +1,227 @@
+"""The prefetch queue by itself: how much it fetches, and what starts next."""
+
+import asyncio
+from dataclasses import dataclass
+
+from workerbase.engine.prefetch_queue import PrefetchQueue
+
+
+@dataclass(eq=False)
+class Item:
+    number: int
+    started: bool = False
+
+
+async def turn(count: int = 5) -> None:
+    """Let the other tasks run until they wait."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_new_queue_fetches_hardly_more_than_there_are_slots() -> None:
+    assert 20 <= await PrefetchQueue[Item](20, 500).room() <= 21
+
+
+async def test_fast_work_lets_the_queue_fetch_ahead_and_slow_work_does_not() -> None:
+    queue = PrefetchQueue[Item](20, 500)
+    for number in range(400):
+        queue.add([Item(number)])
+        queue.take()
+        queue.done(0.0001)
+    assert await queue.room() == 520
+    for number in range(400):
+        queue.add([Item(number)])
+        queue.take()
+        queue.done(5.0)
+    assert await queue.room() == 20
+
+
+async def test_running_items_leave_less_room() -> None:
+    queue = PrefetchQueue[Item](4, 0)
+    queue.add(Item(number) for number in range(3))
+    for _ in range(3):
+        queue.take()
+    assert await queue.room() == 1
+
+
+async def test_items_are_fetched_in_large_batches_while_some_wait() -> None:
+    queue = PrefetchQueue[Item](20, 500)
+    queue._mean_s = 1e-4
+    queue.add(Item(number) for number in range(300))
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done(), "220 of 520 are not worth a round trip yet"
+    for _ in range(40):
+        queue.take()
+        queue.done(1e-4)
+    assert await reader >= 260
+
+
+async def test_a_paused_queue_fetches_nothing_until_it_is_unpaused() -> None:
+    queue = PrefetchQueue[Item](2, 0)
+    queue.pause()
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    queue.unpause()
+    assert await reader == 2
+
+
+async def test_items_start_in_their_order() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    items = [Item(number) for number in range(3)]
+    queue.add(items)
+    assert [queue.take() for _ in range(4)] == [*items, None]
+
+
+async def test_waiting_slots_are_woken_only_for_items_that_may_start() -> None:
+    queue, woken = PrefetchQueue[Item](3, 0), list[int]()
+
+    async def slot(number: int) -> None:
+        while True:
+            await queue.wait()
+            woken.append(number)
+
+    slots = [asyncio.create_task(slot(number)) for number in range(3)]
+    await turn()
+    queue.pause()
+    queue.add([Item(1)])
+    await turn()
+    assert woken == []
+    queue.unpause()
+    await turn()
+    assert woken == [0]
+    for task in slots:
+        task.cancel()
+    await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_an_item_that_was_put_back_is_the_next() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    items = [Item(number) for number in range(3)]
+    queue.add(items)
+    first = queue.take()
+    assert first is items[0]
+    queue.put_back(first)
+    assert not first.started
+    assert queue.take() is first
+
+
+async def test_only_lost_items_are_dropped() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    items = [Item(number) for number in range(3)]
+    queue.add(items)
+    queue.drop({items[1]})
+    assert [queue.take() for _ in range(3)] == [items[0], items[2], None]
+
+
+async def test_a_closed_queue_forgets_waiting_items() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    queue.add([Item(1)])
+    queue.close()
+    assert len(queue) == 0
+
+
+async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
+    queue = PrefetchQueue[Item](1, 0)
+    queue.add([Item(1)])
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    queue.take()
+    await turn()
+    assert not reader.done()
+    queue.done(1.0)
+    assert await reader == 1
+
+
+async def test_the_reader_is_woken_when_the_waiting_items_are_lost() -> None:
+    queue = PrefetchQueue[Item](1, 0)
+    queue.suspend()
+    waiting = Item(1)
+    queue.add([waiting])
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    queue.drop({waiting})
+    async with asyncio.timeout(5):
+        assert await reader == 1
+    assert len(queue) == 0
+
+
+async def test_a_paused_queue_starts_only_the_exclusive_item() -> None:
+    queue = PrefetchQueue[Item](2, 0)
+    queue.add([Item(1)])
+    queue.pause()
+    assert queue.take() is None
+    alone = Item(2)
+    starting = asyncio.create_task(queue.start_exclusively(alone))
+    await turn()
+    assert not starting.done()
+    assert queue.take() is alone
+    assert alone.started
+    await starting
+    assert queue.take() is None
+    idle = asyncio.create_task(queue.wait_idle(None))
+    await turn()
+    assert not idle.done()
+    queue.done(1.0)
+    await idle
+    queue.unpause()
+    started = queue.take()
+    assert started is not None
+    assert started.number == 1
+
+
+async def test_a_cancelled_exclusive_start_leaves_nothing_behind() -> None:
+    queue = PrefetchQueue[Item](1, 0)
+    starting = asyncio.create_task(queue.start_exclusively(Item(1)))
+    await turn()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert queue.take() is None
+    assert queue.running == 0
+
+
+async def test_a_closed_queue_stays_closed() -> None:
+    queue = PrefetchQueue[Item](1, 0)
+    queue.add([Item(1)])
+    queue.close()
+    queue.unpause()
+    queue.add([Item(2)])
+    assert queue.take() is None
+
+
+async def test_trials_of_a_suspended_queue_take_turns() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    first, second = Item(1), Item(2)
+    queue.add([first, second])
+    queue.suspend()
+    assert queue.suspended
+    assert queue.take() is None
+    queue.allow_trial()
+    assert queue.take() is second
+    assert queue.take() is None
+    queue.put_back(second)
+    assert not second.started
+    queue.done(0.1)
+    queue.allow_trial()
+    assert queue.take() is first
+    queue.resume()
+    assert queue.take() is second
+
+
+async def test_one_slot_wakes_for_each_item() -> None:
+    queue = PrefetchQueue[Item](3, 0)
+    woken: list[int] = []
+
+    async def slot(number: int) -> None:
+        await queue.wait()
+        woken.append(number)
+
+    slots = [asyncio.create_task(slot(number)) for number in range(3)]
+    await turn()
+    queue.add([Item(1), Item(2)])
+    await turn()
+    assert woken == [0, 1]
+    slots[2].cancel()
+    await asyncio.gather(*slots, return_exceptions=True)

@@ -1,0 +1,163 @@
+"""What tasks leave in ``{queue}:dlq`` under arq's own worker, and their way back."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from arq.worker import func
+from arqkit import QUEUE, Running, running, settings_of
+from click.testing import CliRunner
+from waiting import until
+from workerbase import BaseArqWorkerSettings, PermanentError, WorkerConfig, task
+from workerbase.cli import make_cli
+from workerbase.errors import JobFailedError
+from workerbase.task_utils import job_info
+from workerbase.testing import Server
+from workerbase.types import Ctx
+
+ConfigFor = Callable[..., WorkerConfig]
+
+repaired: list[bool] = []
+
+
+@pytest.fixture(autouse=True)
+def _broken() -> None:
+    repaired.clear()
+
+
+@task(max_retries=3, backoff=0.0)
+async def charge(ctx: Ctx, order: int, *, currency: str = "EUR") -> str:
+    if repaired:
+        return f"charged {order} {currency}"
+    raise ValueError(f"attempt {job_info(ctx).attempt} for {order}")
+
+
+@task()
+async def refused(ctx: Ctx, order: int) -> None:
+    raise PermanentError("no such order")
+
+
+async def plain(ctx: Ctx, order: int) -> None:
+    raise ValueError("plain")
+
+
+def settings_class(config: WorkerConfig) -> type[BaseArqWorkerSettings]:
+    functions = (charge, refused, func(plain, name="plain"))
+    return type("Settings", (BaseArqWorkerSettings,), {"config": config, "functions": functions})
+
+
+async def failed(run: Running, function: str, *args: Any, **options: Any) -> None:
+    job = await run.client.enqueue_job(function, *args, **options)
+    assert job is not None
+    with pytest.raises(JobFailedError):
+        await job.result(timeout=30, poll_delay=0.02)
+
+
+async def test_a_dead_letter_has_arguments_traceback_and_history(
+    server: Server, config_for: ConfigFor
+) -> None:
+    async with running(settings_of(config_for(server), charge)) as run:
+        await failed(run, "charge", 7, currency="CHF", _job_id="j1")
+        (dead,) = await run.dead_letters()
+    fields = dead.payload
+    assert dead.is_job
+    assert (dead.event_type, fields["_id"], fields["_reason"]) == ("charge", "j1", "retries")
+    assert json.loads(fields["data"]) == {"args": [7], "kwargs": {"currency": "CHF"}}
+    assert dead.error == "ValueError: attempt 3 for 7"
+    assert "in charge" in fields["_traceback"]
+    assert "ValueError: attempt 3 for 7" in fields["_traceback"]
+    assert [failure["error"] for failure in dead.history] == [  # type: ignore[index]
+        f"ValueError: attempt {number} for 7" for number in (1, 2, 3)
+    ]
+    assert [failure["attempt"] for failure in dead.history] == [1, 2, 3]  # type: ignore[index]
+    assert (fields["_attempts"], fields["_replays"]) == ("3", "0")
+    assert fields["_original_stream"] == QUEUE
+    assert fields["_failed_at"]
+
+
+async def test_a_permanent_error_leaves_a_dead_letter_after_one_attempt(
+    server: Server, config_for: ConfigFor
+) -> None:
+    async with running(settings_of(config_for(server), refused)) as run:
+        await failed(run, "refused", 7)
+        (dead,) = await run.dead_letters()
+    assert (dead.payload["_reason"], dead.payload["_attempts"]) == ("permanent", "1")
+
+
+async def test_plain_functions_leave_none(server: Server, config_for: ConfigFor) -> None:
+    async with running(settings_of(config_for(server), func(plain, name="plain"))) as run:
+        await failed(run, "plain", 7)
+        assert run.outcomes.outcomes == [("plain", "failed", 1)]
+        assert await run.dead_letters() == []
+
+
+async def test_retries_of_a_worker_that_retries_nothing_are_dead_letters(
+    server: Server, config_for: ConfigFor
+) -> None:
+    async with running(settings_of(config_for(server), charge, retry_jobs=False)) as run:
+        await failed(run, "charge", 7)
+        assert run.outcomes.outcomes == [("charge", "dead_lettered", 1)]
+        assert len(await run.dead_letters()) == 1
+
+
+async def test_the_dead_letter_is_there_before_the_job_has_failed(
+    server: Server, config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    async with running(settings_of(config_for(server), refused)) as run:
+        finish = run.arq.finish_job
+
+        async def noting(*args: Any) -> None:
+            found.append(len(await run.dead_letters()))
+            await finish(*args)
+
+        monkeypatch.setattr(run.arq, "finish_job", noting)
+        await failed(run, "refused", 7)
+    assert found == [1]
+
+
+async def test_the_dead_letter_queue_is_bounded(
+    server: Server, config_for: ConfigFor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(settings_of(config_for(server, dlq_max_entries=2), refused)) as run:
+        for number in range(3):
+            await failed(run, "refused", number, _job_id=f"j{number}")
+        assert [dead.payload["_id"] for dead in await run.dead_letters()] == ["j1", "j2"]
+    assert f"{QUEUE}:dlq is full: its oldest 1 entries were dropped" in caplog.text
+
+
+async def test_dlq_replay_brings_a_job_back_at_once_with_its_history(
+    server: Server, config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_class(config_for(server, poll_delay=60))
+    monkeypatch.setattr(sys.modules[__name__], "Settings", settings, raising=False)
+    main = make_cli(f"{__name__}:Settings")
+
+    async def command(*arguments: str) -> str:
+        done = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    async with running(settings._resolved) as run:  # type: ignore[attr-defined]
+        await until(run.listens)
+        job = await run.client.enqueue_job("charge", 7, currency="CHF", _job_id="j1")
+        assert job is not None
+        while not await run.dead_letters():
+            await asyncio.sleep(0.02)
+            run.service._wake.set()  # its retries are found by polling
+        assert "charge" in await command("dlq", "ls")
+        assert "1 replayed" in await command("dlq", "replay", "--type", "charge", "--yes")
+        while not await run.dead_letters():
+            await asyncio.sleep(0.02)
+            run.service._wake.set()
+        (dead,) = await run.dead_letters()
+        assert (dead.replays, len(dead.history)) == (1, 6)
+
+        repaired.append(True)
+        assert "1 replayed" in await command("dlq", "replay", "--yes")
+        assert await job.result(timeout=10, poll_delay=0.02) == "charged 7 CHF"
+        assert await run.dead_letters() == []
+        assert "refused" not in await command("dlq", "ls")

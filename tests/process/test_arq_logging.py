@@ -1,0 +1,74 @@
+"""Arguments of jobs, which may be secret, stay out of the log of arq's own worker."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from arq.worker import func
+from arqkit import running, settings_of
+from waiting import until
+from workerbase import WorkerConfig
+from workerbase.process.arq_logging import hide_arguments
+from workerbase.testing import Server
+from workerbase.types import Ctx
+
+SECRET = "hunter2"
+LOGGER = logging.getLogger("arq.worker")
+
+
+@pytest.fixture(autouse=True)
+def _without_filters() -> Iterator[None]:
+    before, level = list(LOGGER.filters), LOGGER.level
+    LOGGER.filters.clear()
+    yield
+    LOGGER.filters[:] = before
+    LOGGER.setLevel(level)
+
+
+async def login(ctx: Ctx, password: str) -> str:
+    return f"welcome {password}"
+
+
+async def logged(
+    server: Server, config_for: Callable[..., WorkerConfig], caplog: Any, **more: Any
+) -> str:
+    caplog.set_level(logging.INFO)
+    settings = settings_of(config_for(server), func(login, name="login"), **more)
+    async with running(settings) as run:
+        await run.client.enqueue_job("login", SECRET, _job_id="j1")
+        await until(lambda: run.outcomes.outcomes)
+    assert "j1:login" in caplog.text
+    return str(caplog.text)
+
+
+async def test_neither_arguments_nor_results_are_logged(
+    server: Server, config_for: Callable[..., WorkerConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = await logged(server, config_for, caplog)
+    assert SECRET not in text
+    assert "j1:login(…)" in text
+
+
+async def test_they_are_logged_where_the_project_wants_it(
+    server: Server, config_for: Callable[..., WorkerConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = await logged(server, config_for, caplog, log_results=True)
+    assert f"j1:login('{SECRET}')" in text
+    assert f"welcome {SECRET}" in text
+
+
+def test_at_level_debug_they_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    hide_arguments()
+    hide_arguments()
+    assert len(LOGGER.filters) == 1
+    line = ("%6.2fs → %s(%s)%s", 0.1, "j1:login", SECRET, "")
+    caplog.set_level(logging.INFO)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.info(*line)
+    assert caplog.messages == ["  0.10s → j1:login(…)"]
+    LOGGER.setLevel(logging.DEBUG)
+    LOGGER.info(*line)
+    assert caplog.messages[-1] == f"  0.10s → j1:login({SECRET})"
+    LOGGER.info("%6.2fs → %s(%s)%s", 0.1, "j1:ping", "", "")
+    assert caplog.messages[-1] == "  0.10s → j1:ping()"

@@ -1,0 +1,89 @@
+"""`golden_worker` for the bases from before 1.0.0rc1, whose modules had other names.
+
+What it does depends on GOLDEN_* variables, as there.
+"""
+
+import asyncio
+import json
+import os
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+import click
+from workerbase import BaseArqWorkerSettings, Ctx, Event, EventContext, EventRouter, PermanentError
+from workerbase.cli import make_cli
+from workerbase.delivery.arq import ArqAdapter
+from workerbase.delivery.streams import EventPublisher
+
+STREAM = "golden"
+FAIL = "GOLDEN_FAIL" in os.environ
+router = EventRouter()
+
+
+class Placed(Event, type="golden.placed", stream=STREAM):
+    number: int
+    name: str = ""
+
+
+class Invoiced(Event, type="golden.invoiced", stream=STREAM):
+    amount: Decimal
+
+
+async def record(redis: object, **what: object) -> None:
+    await redis.rpush("golden:seen", json.dumps(what, default=str, sort_keys=True))  # type: ignore[attr-defined]
+
+
+@router.on(Placed)
+async def on_placed(event: Placed, ctx: EventContext) -> None:
+    if FAIL and event.name == "permanent":
+        raise PermanentError("it can never work")
+    if FAIL:
+        raise RuntimeError("it does not work yet")
+    await record(ctx.redis, name=event.name, number=event.number, attempt=ctx.attempt)
+
+
+if not FAIL:
+
+    @router.on(Invoiced)
+    async def on_invoiced(event: Invoiced, ctx: EventContext) -> None:
+        await record(ctx.redis, name="parked", amount=event.amount, attempt=ctx.attempt)
+
+
+async def greet(ctx: Ctx, name: str, *, raw: bytes, **rich: object) -> None:
+    await record(ctx["redis"], name=name, raw=raw.decode(), **rich)
+
+
+class Settings(BaseArqWorkerSettings):
+    functions = (greet,)
+    router = router
+
+
+main = make_cli("golden_worker_before:Settings")
+
+
+@main.command()
+@click.option("--failing", is_flag=True)
+def give(failing: bool) -> None:
+    """Write what an application writes: an event, a job, and a job for later; or what will fail."""
+    if failing:
+        names = (Placed(number=7, name=name) for name in ("retried", "permanent"))
+        EventPublisher().publish_sync(*names, Invoiced(amount=Decimal("12.50")))
+        return
+    EventPublisher().publish_sync(Placed(number=7, name="published"))
+    rich = {
+        "at": datetime(2026, 11, 24, 12, 30, tzinfo=UTC),
+        "day": date(2026, 11, 24),
+        "wait": timedelta(seconds=90.5),
+        "price": Decimal("9.90"),
+        "key": UUID(int=7),
+        "raw": b"bytes",
+        "tags": ["a", "b"],
+    }
+    jobs = ArqAdapter()
+    jobs.enqueue_sync("greet", "now", _job_id="now", **rich)
+    asyncio.run(jobs.enqueue("greet", "later", _job_id="later", _defer_by=86400, **rich))
+
+
+if __name__ == "__main__":
+    main()
