@@ -29,7 +29,7 @@ from .recording import BEGUN, ENDED, STREAM, Parcel, carry
 WORKERS = 2
 TICK_S = 0.02
 SHORT_S, LONG_S, LONG_EACH = 0.02, 2.0, 200
-"""How long the work takes: one message and one job in a number are long, so that a stop finds some."""
+"""How long the work takes: a few messages and jobs are long, so that a stop finds some."""
 STEADY_S = 10.0
 """Load without a replacement, before and after."""
 SETTLE_TENTHS = 600

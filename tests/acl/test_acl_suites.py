@@ -24,7 +24,9 @@ SUITES = {
         "tests/process/test_requeue_by_arq.py",
         "tests/streams/test_stream_settlement.py",
     ),
-    "publisher-arq": ("tests/delivery/test_arq_adapter.py", "tests/streams/test_publish.py"),
+    "publisher-arq": (
+        "tests/delivery/test_application_adapter.py", "tests/streams/test_publish.py",
+    ),
 }  # fmt: skip
 """What runs as which user, of a project whose jobs run under leases or under arq's worker."""
 

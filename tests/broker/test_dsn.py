@@ -48,3 +48,16 @@ def test_a_malformed_dsn_is_refused_with_the_valid_forms(dsn: str) -> None:
 def test_an_option_without_effect_is_refused(dsn: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RedisDsn.parse(dsn)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "same"),
+    [
+        ("valkey://h:1/2", "redis://h:1/2"),
+        ("valkeys://h:1/2", "rediss://h:1/2"),
+        ("valkey+sentinel://h/0?master=m", "redis+sentinel://h/0?master=m"),
+        ("valkeys+sentinel://h/0?master=m", "rediss+sentinel://h/0?master=m"),
+    ],
+)
+def test_valkey_has_addresses_of_its_own_name(dsn: str, same: str) -> None:
+    assert RedisDsn.parse(dsn) == RedisDsn.parse(same)

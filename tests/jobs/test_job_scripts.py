@@ -304,14 +304,17 @@ async def test_a_job_that_is_released_uncounted_wakes_a_worker(
     assert (claim.attempt, claim.crashed) == (1, False)
 
 
-async def test_a_job_that_is_to_be_kept_is_not_released(
+async def test_jobs_that_are_to_be_kept_and_those_of_others_are_not_released(
     redis: QueueClient, queue: JobQueue, leases: JobLeases
 ) -> None:
     for name in ("kept", "released"):
         await redis.enqueue_job("any", _job_id=name)
     await queue.claim(2, 2)
+    await redis.enqueue_job("any", _job_id="other")
+    await queue_of(redis, "another", LEASE_S).claim(1, 1)
     assert await leases.release_all(["kept"]) == 1
     assert await redis.get(in_progress_key_prefix + "kept") == b"me"
+    assert await redis.get(in_progress_key_prefix + "other") == b"another"
     assert await redis.get(in_progress_key_prefix + "released") is None
 
 

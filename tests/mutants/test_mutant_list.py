@@ -20,3 +20,7 @@ def test_each_mutant_changes_one_place_and_names_tests() -> None:
 def test_no_two_mutants_share_a_name() -> None:
     names = [mutant.name for mutant in mutants()]
     assert len(names) == len(set(names))
+
+
+def test_modules_and_scripts_have_mutants() -> None:
+    assert {mutant.place(ROOT / BASE).suffix for mutant in mutants()} == {".py", ".lua"}

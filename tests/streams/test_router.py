@@ -91,3 +91,21 @@ def test_routers_of_several_modules_become_one() -> None:
     assert not router.knows("elsewhere", "renamed")
     with pytest.raises(RegistrationError, match="already has the handler"):
         router.include(orders)
+
+
+def test_an_event_type_belongs_to_one_stream() -> None:
+    class Paid(Event, type="order.paid", stream="orders"):
+        pass
+
+    class PaidElsewhere(Event, type="order.paid", stream="billing"):
+        pass
+
+    router = EventRouter()
+
+    @router.on(Paid)
+    async def on_paid(event: Paid, ctx: EventContext) -> None: ...
+
+    with pytest.raises(RegistrationError, match=r"'order.paid' of 'billing' .* on 'orders'"):
+
+        @router.on(PaidElsewhere)
+        async def on_paid_elsewhere(event: PaidElsewhere, ctx: EventContext) -> None: ...

@@ -41,6 +41,8 @@ def _client(dsn: RedisDsn, redis_class: Any, retry: Any, sentinel: Any, pool: An
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_keepalive": True,
+        # What the base parses are replies of RESP2; redis-py 8 would ask for RESP3.
+        "protocol": 2,
         # redis-py sends its own PING while it connects; where that is refused or not answered, it
         # connects again to send it, without end.
         "health_check_interval": 0,

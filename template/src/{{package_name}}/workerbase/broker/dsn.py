@@ -1,5 +1,6 @@
 """The address of Redis: one DSN that names host or socket, database, login, TLS and Sentinel."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -33,7 +34,7 @@ class RedisDsn:
             ValueError: the DSN is malformed; the message does not repeat the password.
         """
         try:
-            url = urlsplit(dsn)
+            url = urlsplit(re.sub(r"^valkey(s?)(?=:|\+)", r"redi\1s", dsn))
             query = dict(parse_qsl(url.query))
             unix, sentinel = url.scheme == "unix", url.scheme.endswith("+sentinel")
             where = url.netloc.rpartition("@")[2]

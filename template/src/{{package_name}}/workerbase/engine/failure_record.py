@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
-from .retry_policy import Reason
+from .retry_policy import Reason, grouped
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 """Fields of a message: event type, JSON of the model, message id, retries so far."""
@@ -114,8 +114,8 @@ def fingerprint(payload: Payload) -> str:
 
 def text_of(error: BaseException) -> str:
     """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in error.exceptions)
+    if errors := grouped(error):
+        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
     try:
         return str(error)
     except Exception as exc:  # a failure must not fail to be reported

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from ..errors import (
     MAX_DURATION_S,
@@ -65,8 +65,8 @@ class RetryPolicy:
 
     def is_permanent(self, error: BaseException) -> bool:
         """Whether trying ``error`` again is pointless; of a group, any of its errors."""
-        if isinstance(error, BaseExceptionGroup):
-            return any(self.is_permanent(one) for one in error.exceptions)
+        if errors := grouped(error):
+            return any(map(self.is_permanent, errors))
         if isinstance(error, (TransientError, *self.transient)):
             return False
         return isinstance(error, (PermanentError, *self.permanent))
@@ -90,19 +90,26 @@ class RetryPolicy:
         return Retry(delay)
 
 
+def grouped(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the errors of an exception group; none for anything else."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    return cast("BaseExceptionGroup[BaseException]", error).exceptions
+
+
 def unwrap(error: BaseException) -> BaseException:
     """Return the only error of an exception group, however deep; anything else as it is.
 
     A task group raises a group even where a single child failed.
     """
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while len(errors := grouped(error)) == 1:
+        error = errors[0]
     return error
 
 
-def _delay_of(error: BaseException) -> float | None:
+def _delay_of(error: BaseException) -> object:
     """Return the delay that an error asks for; of a group, the longest."""
-    if isinstance(error, BaseExceptionGroup):
-        delays = [delay for one in error.exceptions if (delay := _delay_of(one)) is not None]
-        return max(delays, default=None)
+    if errors := grouped(error):
+        delays = (_delay_of(one) for one in errors)
+        return max((delay for delay in delays if isinstance(delay, int | float)), default=None)
     return error.delay if isinstance(error, TransientError) else None

@@ -15,10 +15,10 @@ from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, truncate
 from ..broker import keys
 from ..broker.job_record import JobSerializer
 from ..engine import failure_record
-from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy
+from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
-from ..process.task import Task
+from ..process.task import Task, fits
 from ..types import Hook
 from .attempt import Attempt, RefusedError
 from .queue import Claim
@@ -94,8 +94,8 @@ class JobExecutor:
             shown = self._shown(attempt.result)
         except (GeneratorExit, KeyboardInterrupt):
             raise  # discarded at the end of the loop; Ctrl-C where no handler can be set
-        except BaseException as exc:  # a task must not end the worker
-            attempt.error = attempt.result = exc
+        except BaseException as raised:  # a task must not end the worker
+            exc = attempt.error = attempt.result = unwrap(raised)
             self._judge(attempt, exc)
         else:
             self.complete += 1
@@ -229,6 +229,9 @@ class JobExecutor:
         if self.policy is not None and attempt.function is not None:
             policy = self._policy_of(self.policy, attempt.function)
             attempt.decision = policy.decide(error, attempt.number)
+            run = Task.from_function(attempt.function) or attempt.function.coroutine
+            if isinstance(error, TypeError) and not fits(run, attempt.args, attempt.kwargs):
+                attempt.decision = DeadLetter("invalid")
         if isinstance(attempt.decision, Retry) and not self.settings.retry_jobs:
             attempt.decision = DeadLetter("retries")
         if isinstance(attempt.decision, Retry):

@@ -6,8 +6,10 @@ worker, or wakes idle ones; jobs of plain arq clients are found by polling.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +20,8 @@ from ..engine.held_leases import HeldLeases
 from ..engine.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
 from .queue import MAX_JOBS, Claim, JobQueue
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,6 +48,7 @@ class JobIntake:
         self.claiming_since: float | None = None
         """When the claim began that Redis has not answered yet."""
         self._max_jobs = self.worker.config.max_jobs
+        self._context = copy_context()
         self._wake = asyncio.Event()
         self._more = False
         self._idle_until = self._idle_since = 0.0
@@ -133,7 +138,8 @@ class JobIntake:
     def _start_ready(self) -> None:
         queue = self.prefetched
         while queue.running < self._max_jobs and (claim := queue.take()) is not None:
-            task = asyncio.create_task(self.run(claim))
+            # From the context of the engine: what a job sets in its own must not reach the next.
+            task = asyncio.create_task(self.run(claim), context=self._context.copy())
             self.tasks[claim.job_id], self._started[claim.job_id] = task, claim
             task.add_done_callback(partial(self._ended, claim.job_id))
 
@@ -146,5 +152,12 @@ class JobIntake:
             self._idle_until = 0.0
             # A process that was frozen may read it when other workers have run the job.
             if time.monotonic() - self._idle_since < self.lease_seconds:
-                self._take([Claim.from_hand_over(self.queue.name, data)])
+                try:
+                    claim = Claim.from_hand_over(self.queue.name, data)
+                except ValueError as exc:
+                    # Whoever may enqueue may publish here, too; a job that was handed over for
+                    # real is run by another worker when its lease ends.
+                    logger.warning("ignoring a malformed message on %s: %s", channel, exc)
+                else:
+                    self._take([claim])
         self._wake.set()

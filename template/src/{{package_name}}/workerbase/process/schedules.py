@@ -66,4 +66,6 @@ def _check(where: str, job: CronJob) -> None:
 def _values(option: Any) -> Iterable[Any]:
     if option is None:
         return ()
-    return option if isinstance(option, set | list | tuple) else (option,)
+    if isinstance(option, set | list | tuple):
+        return cast("Iterable[Any]", option)
+    return (option,)

@@ -206,7 +206,7 @@ def _services(cls: type, services: Sequence[Service] | Service) -> tuple[Service
         raise SettingsError(msg)
     names: set[str] = set()
     for service in services:
-        if isinstance(service, type) or not isinstance(service, Service):
+        if isinstance(service, type) or not isinstance(cast("object", service), Service):
             msg = f"{cls.__name__}.services: {service!r} is not a service; is it missing ()?"
             raise SettingsError(msg)
         if service.name in names:

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
@@ -89,6 +89,8 @@ class Task(Generic[P, R]):
         attempt = ctx.get("job_try")
         attempt = attempt if isinstance(attempt, int) else 1
         decision = policy.decide(error, attempt)
+        if isinstance(error, TypeError) and not fits(self, args, kwargs):
+            decision = DeadLetter("invalid")
         if isinstance(decision, Retry) and worker and not worker.settings.retry_jobs:
             decision = DeadLetter("retries")
         failed = job_failures.Failure(self.name, args, kwargs, attempt, error)
@@ -121,6 +123,17 @@ class Task(Generic[P, R]):
 
         run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
         return func(cast("Any", run), name=self.name, **self._options)
+
+
+def fits(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+) -> bool:
+    """Whether the arguments of a job fit the signature of its function or task."""
+    try:
+        inspect.signature(function).bind(None, *args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _check(function: Callable[..., Any], limits: Mapping[str, Any]) -> None:

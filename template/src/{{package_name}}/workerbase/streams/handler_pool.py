@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..engine.failure_record import text_of
 from ..engine.held_leases import HeldLeases
+from ..engine.own_context import OwnContext
 from ..engine.prefetch_queue import PrefetchQueue
-from ..engine.retry_policy import DeadLetter
+from ..engine.retry_policy import DeadLetter, unwrap
 from ..errors import InvalidEventError
 from ..process.service import WorkerContext
 from .breaker import Breaker
@@ -150,7 +151,7 @@ class HandlerPool:
         except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
             raise
         except BaseException as exc:  # a handler must not end the worker
-            return exc
+            return unwrap(exc)
         finally:
             slot.delivery = None
             slot.uncancel()
@@ -171,7 +172,7 @@ class HandlerPool:
             self.worker,
         )
         try:
-            await route.run(header.data, context)
+            await OwnContext(route.run(header.data, context))
         except asyncio.CancelledError:
             if not slot.only_late:
                 raise

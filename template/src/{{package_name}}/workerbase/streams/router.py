@@ -69,6 +69,13 @@ class EventRouter:
                 msg = f"the handler of {model.__name__} must take (event, ctx): {exc}"
                 raise RegistrationError(msg) from exc
             key = model.stream, model.event_type.encode()
+            for stream, event_type in self._routes:
+                if event_type == key[1] and stream != model.stream:
+                    msg = (
+                        f"the event {model.event_type!r} of {model.stream!r} has a handler on "
+                        f"{stream!r} already; an event type belongs to one stream"
+                    )
+                    raise RegistrationError(msg)
             if key in self._routes:
                 other = cast("Any", self._routes[key].handler)
                 msg = (

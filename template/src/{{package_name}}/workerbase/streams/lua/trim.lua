@@ -7,28 +7,25 @@
 -- KEYS[1] stream
 -- Returns the number of entries removed (0 if none, or if the stream has no group).
 
+-- #include entry_ids
+
 local stream = KEYS[1]
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local ms, seq
+local first  -- the first entry that some group has not settled
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local info = {}
   for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
-  local m, s
+  local unsettled
   if info['pending'] > 0 then
-    m, s = parts(redis.call('XPENDING', stream, info['name'])[2])
+    unsettled = redis.call('XPENDING', stream, info['name'])[2]
   else
-    m, s = parts(info['last-delivered-id'])
-    s = s + 1
+    unsettled = next_id(info['last-delivered-id'])
   end
-  if not ms or m < ms or (m == ms and s < seq) then ms, seq = m, s end
+  if not first or is_before(unsettled, first) then first = unsettled end
 end
-if not ms then return 0 end
-local id = string.format('%.0f-%.0f', ms, seq)
-local removed = redis.call('XTRIM', stream, 'MINID', '~', id, 'LIMIT', 100000)
-if removed < 50000 then removed = removed + redis.call('XTRIM', stream, 'MINID', '=', id) end
+if not first then return 0 end
+local removed = redis.call('XTRIM', stream, 'MINID', '~', first, 'LIMIT', 100000)
+if removed < 50000 then
+  removed = removed + redis.call('XTRIM', stream, 'MINID', '=', first)
+end
 return removed
