@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 from workerbase.broker.client import connect, connect_sync
-from workerbase.config import DEFAULT_HEALTH_FILE, LeaseConfig, WorkerConfig, health_path
+from workerbase.config import DEFAULT_HEALTH_FILE, WorkerConfig, health_path
 from workerbase.errors import ConfigError, WorkerError
+from workerbase.leasing.config import LeaseConfig
 from workerbase.process.settings import redis_settings
 from workerbase.streams import StreamsConfig
 from workerconfig import Config

@@ -15,10 +15,10 @@ from workerbase.broker.client import connect
 from workerbase.broker.enqueue import QueueClient
 from workerbase.broker.keys import ATTEMPTS_TTL_MS
 from workerbase.broker.queue_scripts import JobReplay, replay_job
-from workerbase.engine.lease_terms import IDLE_SHARE
 from workerbase.jobs.cron import enqueue_due
 from workerbase.jobs.leases import JobLeases
 from workerbase.jobs.queue import MAX_JOBS, Claim, FinishedJob, JobQueue
+from workerbase.leasing.terms import IDLE_SHARE
 from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx, RedisClient
 from workerconfig import Config

@@ -18,7 +18,7 @@ from workerbase.broker import codec
 from workerbase.broker.client import connect, raw_entries
 from workerbase.broker.enqueue import QueueClient
 from workerbase.broker.redis_errors import is_missing_group
-from workerbase.engine.held_leases import HeldLeases
+from workerbase.leasing.held_leases import HeldLeases
 from workerbase.process.service import WorkerContext
 from workerbase.process.settings import resolved_settings
 from workerbase.streams import EventContext, EventRouter, Streams

@@ -137,7 +137,7 @@ async def test_entries_of_a_read_whose_answer_was_lost_come_back_after_a_lease(
 async def test_what_waits_when_a_worker_stops_runs_elsewhere_while_it_drains(
     each: RedisClient, each_server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("workerbase.engine.prefetch_queue.AHEAD_S", 60.0)
+    monkeypatch.setattr("workerbase.leasing.prefetch_queue.AHEAD_S", 60.0)
     router, started, may_end = EventRouter(), list[int](), asyncio.Event()
 
     @router.on(Work)

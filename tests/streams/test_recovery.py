@@ -26,8 +26,8 @@ from streamkit import (
 )
 from waiting import until
 from workerbase.broker import keys
-from workerbase.engine.held_leases import HeldLeases
-from workerbase.engine.prefetch_queue import PrefetchQueue
+from workerbase.leasing.held_leases import HeldLeases
+from workerbase.leasing.prefetch_queue import PrefetchQueue
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.entry import Delivery
 from workerbase.streams.leases import StreamLeases
@@ -290,7 +290,7 @@ async def test_what_has_ended_is_acknowledged_before_a_suspect_runs(
     redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
     """Otherwise a suspect that kills the worker has a handled message redelivered, too."""
-    monkeypatch.setattr("workerbase.broker.batch_writer.LINGER_S", 60.0)
+    monkeypatch.setattr("workerbase.leasing.batch_writer.LINGER_S", 60.0)
     router, unsettled = EventRouter(), list[int]()
 
     @router.on(Work)

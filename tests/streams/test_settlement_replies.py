@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from streamkit import settlement_of
-from workerbase.broker.batch_writer import MAX_BATCH
 from workerbase.engine.retry_policy import DeadLetter, Retry
+from workerbase.leasing.batch_writer import MAX_BATCH
 from workerbase.streams.entry import Delivery, EntryHeader
 from workerbase.types import EntryId
 

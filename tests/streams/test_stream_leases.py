@@ -20,7 +20,7 @@ from streamkit import (
     send,
 )
 from waiting import until
-from workerbase.engine.lease_terms import IDLE_SHARE
+from workerbase.leasing.terms import IDLE_SHARE
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.leases import StreamLeases
 from workerbase.testing.redis_server import Server
@@ -48,7 +48,7 @@ async def test_a_handler_that_runs_ten_leases_runs_once(
 async def test_entries_that_wait_their_turn_keep_their_lease_too(
     redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("workerbase.engine.prefetch_queue.AHEAD_S", 60.0)
+    monkeypatch.setattr("workerbase.leasing.prefetch_queue.AHEAD_S", 60.0)
     router, contexts, _ = recorder()
     config = config_for(server, lease_timeout=0.3, concurrency=1, prefetch=50)
     async with consuming(router, config) as first:
@@ -62,7 +62,7 @@ async def test_entries_that_wait_their_turn_keep_their_lease_too(
 async def test_a_lease_lost_while_waiting_is_dropped_and_the_other_worker_runs_it(
     redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("workerbase.engine.prefetch_queue.AHEAD_S", 60.0)
+    monkeypatch.setattr("workerbase.leasing.prefetch_queue.AHEAD_S", 60.0)
     router, contexts, _ = recorder()
     config = config_for(server, concurrency=1, prefetch=50, lease_timeout=3.0)
     async with consuming(router, config) as consumer:

@@ -7,6 +7,7 @@ from the contract inwards:
 - `base`, `config`, `task_utils`, `types`, `errors`, `monitor`: the contract
 - `process`: one worker process; `process.service` is the seam to what it runs
 - `engine`: decisions without Redis; `broker`: Redis without decisions
+- `leasing`: what services share that lease their work
 - `delivery`: for applications; `inspector`: reads and repairs; `cli`: the command line
 - `streams`, `jobs`, `telemetry`, `testing`, `devtools`: features, which a project may leave out
 """

@@ -1,6 +1,6 @@
 """Settings of leased jobs."""
 
-from ..config import LeaseConfig
+from ..leasing.config import LeaseConfig
 
 
 class LeasedJobsConfig(LeaseConfig):

@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncGenerator
 from uuid import uuid4
 
-from ..broker.leases import LeaseRenewer, release
 from ..broker.redis_errors import OUTAGE_ERRORS
-from ..engine.held_leases import HeldLeases
-from ..engine.prefetch_queue import PrefetchQueue
 from ..engine.retry_policy import Retry, RetryPolicy
 from ..engine.supervisor import TaskSupervisor
+from ..leasing.held_leases import HeldLeases
+from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.renewer import LeaseRenewer, release
 from ..process.service import WorkerContext
 from .executor import JobExecutor
 from .intake import JobIntake

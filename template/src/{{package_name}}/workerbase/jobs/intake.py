@@ -16,8 +16,8 @@ from functools import partial
 from ..broker import keys
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
-from ..engine.held_leases import HeldLeases
-from ..engine.prefetch_queue import PrefetchQueue
+from ..leasing.held_leases import HeldLeases
+from ..leasing.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
 from .queue import MAX_JOBS, Claim, JobQueue
 

@@ -11,7 +11,7 @@ from arq.utils import timestamp_ms
 
 from ..broker import codec
 from ..broker.scripts import Script
-from ..engine.lease_terms import IDLE_SHARE
+from ..leasing.terms import IDLE_SHARE
 from ..types import RedisArg, RedisClient
 from .queue import MAX_JOBS
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..broker import codec, keys
-from ..broker.batch_writer import BatchWriter
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..engine import failure_record
 from ..engine.retry_policy import DeadLetter, Retry
+from ..leasing.batch_writer import BatchWriter
 from ..process.service import WorkerContext
 from .attempt import Attempt
 from .leases import JobLeases

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from ..config import LeaseConfig, Seconds
+from ..config import Seconds
+from ..leasing.config import LeaseConfig
 
 
 class StreamsConfig(LeaseConfig):

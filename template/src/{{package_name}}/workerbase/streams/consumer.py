@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..broker.leases import LeaseRenewer, release
 from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
-from ..engine.held_leases import HeldLeases
-from ..engine.prefetch_queue import PrefetchQueue
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
+from ..leasing.held_leases import HeldLeases
+from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.renewer import LeaseRenewer, release
 from ..monitor import Outcome
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName

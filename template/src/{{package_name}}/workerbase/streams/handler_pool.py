@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..engine.failure_record import text_of
-from ..engine.held_leases import HeldLeases
 from ..engine.own_context import OwnContext
-from ..engine.prefetch_queue import PrefetchQueue
 from ..engine.retry_policy import DeadLetter, unwrap
 from ..errors import InvalidEventError
+from ..leasing.held_leases import HeldLeases
+from ..leasing.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
 from .breaker import Breaker
 from .config import StreamsConfig

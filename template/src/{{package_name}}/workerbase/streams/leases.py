@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..broker import codec
 from ..broker.scripts import Script
-from ..engine.lease_terms import IDLE_SHARE
+from ..leasing.terms import IDLE_SHARE
 from ..types import EntryId, RedisClient, StreamName
 from .entry import Delivery
 

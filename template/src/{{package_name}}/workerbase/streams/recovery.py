@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
-from ..engine.held_leases import HeldLeases
-from ..engine.lease_terms import SCAN_SHARE
-from ..engine.prefetch_queue import PrefetchQueue
 from ..engine.retry_policy import DeadLetter
 from ..errors import PoisonError
+from ..leasing.held_leases import HeldLeases
+from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.terms import SCAN_SHARE
 from ..process.service import WorkerContext
 from .config import StreamsConfig
 from .entry import Delivery, EntryHeader

@@ -15,11 +15,11 @@ from functools import partial
 from arq.jobs import serialize_job
 
 from ..broker import codec, keys
-from ..broker.batch_writer import BatchWriter
 from ..broker.scripts import Script
 from ..engine import failure_record
-from ..engine.held_leases import HeldLeases
 from ..engine.retry_policy import DeadLetter, Decision, Retry
+from ..leasing.batch_writer import BatchWriter
+from ..leasing.held_leases import HeldLeases
 from ..monitor import Outcome
 from ..process.requeue import REQUEUE_TASK
 from ..process.service import WorkerContext

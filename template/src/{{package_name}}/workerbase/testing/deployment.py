@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self, TypeVar, cast
 
 from ..base import BaseArqWorkerSettings
-from ..config import LeaseConfig, WorkerConfig
+from ..config import WorkerConfig
 from ..engine.sources import WorkSource
 from ..process.settings import resolved_settings
 
@@ -55,10 +55,9 @@ class Limits:
     def from_config(cls, config: WorkerConfig) -> Self:
         """Derive the limits of a worker with this configuration."""
         concurrency = cast("int", getattr(config, "concurrency", 0))
-        proving = config.heartbeat_interval * BEATS_TO_PROVE
-        prefetch = 0
-        if isinstance(config, LeaseConfig):
-            proving, prefetch = config.lease_timeout, config.prefetch
+        prefetch = cast("int", getattr(config, "prefetch", 0))
+        without_leases = config.heartbeat_interval * BEATS_TO_PROVE
+        proving = cast("float", getattr(config, "lease_timeout", without_leases))
         connections = concurrency + config.max_jobs + OWN_CONNECTIONS
         return cls(
             grace=math.ceil(config.drain_seconds) + STOP_S,

@@ -1,5 +1,6 @@
 -- Compares and increments entry ids as text: a number in Lua is exact only up to 2^53, and the ids
--- that publishers choose may be greater.
+-- that publishers choose may be greater. Reads and writes nothing, in the step of the script that
+-- includes this.
 --
 -- Defines is_before(a, b) and next_id(id), for ids as Redis returns them: '1700000000000-0'.
 -- Returns from is_before whether a comes before b, from next_id the smallest id behind id.

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from workerbase.engine.prefetch_queue import PrefetchQueue
+from workerbase.leasing.prefetch_queue import PrefetchQueue
 
 
 @dataclass(eq=False)

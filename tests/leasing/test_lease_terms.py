@@ -1,6 +1,6 @@
 """The periods of a lease: several renewals may fail, and recovery fits into one lease."""
 
-from workerbase.engine.lease_terms import IDLE_SHARE, RENEW_SHARE, SCAN_SHARE
+from workerbase.leasing.terms import IDLE_SHARE, RENEW_SHARE, SCAN_SHARE
 
 
 def test_the_periods_leave_room_for_failures() -> None:

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from .availability import RedisAvailability
-from .redis_errors import OUTAGE_ERRORS
+from ..broker.availability import RedisAvailability
+from ..broker.redis_errors import OUTAGE_ERRORS
 
 LINGER_S = 0.01
 """How long items are collected before they are written, in seconds."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase.broker.availability import RedisAvailability
-from workerbase.broker.batch_writer import MAX_BATCH, BatchWriter
+from workerbase.leasing.batch_writer import MAX_BATCH, BatchWriter
 
 
 async def test_it_writes_by_itself_and_survives_an_outage() -> None:

@@ -10,9 +10,9 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
 from workerbase.broker.availability import RedisAvailability
-from workerbase.broker.leases import LeaseRenewer, release
-from workerbase.engine.held_leases import HeldLeases
-from workerbase.engine.prefetch_queue import PrefetchQueue
+from workerbase.leasing.held_leases import HeldLeases
+from workerbase.leasing.prefetch_queue import PrefetchQueue
+from workerbase.leasing.renewer import LeaseRenewer, release
 from workerbase.monitor import Monitor, Monitors
 
 

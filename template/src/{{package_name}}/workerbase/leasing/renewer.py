@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..engine.held_leases import HeldLeases, Lease
-from ..engine.lease_terms import RENEW_SHARE
-from ..engine.prefetch_queue import PrefetchQueue
+from ..broker.availability import RedisAvailability
+from ..broker.redis_errors import OUTAGE_ERRORS
 from ..monitor import Kind, Monitors
-from .availability import RedisAvailability
-from .redis_errors import OUTAGE_ERRORS
+from .held_leases import HeldLeases, Lease
+from .prefetch_queue import PrefetchQueue
+from .terms import RENEW_SHARE
 
 logger = logging.getLogger(__name__)
 
