@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis as sync
 from arq.connections import ArqRedis
-from arq.jobs import Job, SerializationError, deserialize_job
+from arq.jobs import Job, JobStatus, SerializationError, deserialize_job
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase import WorkerConfig
@@ -249,3 +249,16 @@ async def test_a_job_without_an_id_of_its_own_is_new_although_the_first_answer_w
         assert jobs.enqueue_sync("export")
         assert await jobs.enqueue("export", _job_id="given") is None
         assert jobs.enqueue_sync("export", _job_id="given too") is None
+
+
+async def test_a_handle_to_a_job_is_had_by_its_id(jobs: ArqAdapter) -> None:
+    assert await jobs.job("unknown").status() is JobStatus.not_found
+    job_id = jobs.enqueue_sync("work", 1, key="word")
+    assert job_id is not None
+
+    handle = jobs.job(job_id)
+
+    assert await handle.status() is JobStatus.queued
+    info = await handle.info()
+    assert info is not None
+    assert (info.function, [*info.args], info.kwargs) == ("work", [1], {"key": "word"})

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from jobkit import QUEUE, leases_of, queue_of
+from workerbase.broker.enqueue import QueueClient
 from workerbase.jobs.queue import FinishedJob, JobQueue
 from workerbase.types import RedisClient
 
@@ -134,3 +135,14 @@ async def test_a_worker_that_releases_all_is_not_listed_as_idle(
     assert await client.execute_command("SCARD", IDLE) == 1
     assert await leases_of(client, "worker").release_all() == 0
     assert await client.execute_command("SCARD", IDLE) == 0
+
+
+async def test_an_idle_worker_that_does_not_listen_is_handed_nothing(
+    queue: JobQueue, client: RedisClient, redis: QueueClient
+) -> None:
+    await queue.claim(1, 1, idle=True)
+    await redis.enqueue_job("any", _job_id="job")
+    assert await client.execute_command("EXISTS", "arq:in-progress:job") == 0
+    assert await client.execute_command("SCARD", IDLE) == 0
+    ((claim,), _) = await queue.claim(1, 1)
+    assert (claim.attempt, claim.crashed) == (1, False)

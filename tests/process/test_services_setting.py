@@ -11,7 +11,7 @@ from workerbase.process.arq_service import ArqJobs
 from workerbase.process.runner import services_of
 from workerbase.process.service import Service, WorkerContext
 from workerbase.process.settings import resolved_settings
-from workerbase.streams import EventRouter, Streams, StreamsConfig
+from workerbase.streams import Event, EventContext, EventRouter, Streams, StreamsConfig
 from workerconfig import Config
 
 
@@ -179,3 +179,16 @@ def test_sources_are_those_of_the_services_and_the_queue() -> None:
     assert queue.names[-1].endswith("send")
     assert queue.knows(queue.names[-1])
     assert not queue.knows("unheard of")
+
+
+def test_a_stream_named_like_the_queue_is_refused_and_both_are_named() -> None:
+    router = EventRouter()
+
+    class Paid(Event, type="mail.paid", stream="mail"): ...
+
+    @router.on(Paid)
+    async def on_paid(event: Paid, ctx: EventContext) -> None: ...
+
+    config = Config(queue_name="mail")
+    with pytest.raises(SettingsError, match="stream and the queue are both named 'mail'"):
+        settings_with((Streams(router),), config=config)

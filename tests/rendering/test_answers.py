@@ -15,6 +15,7 @@ from rendering_support import (
     TOOLS,
     UNUSUAL,
     environment,
+    git,
     kind_of,
     tool,
     try_tool,
@@ -28,6 +29,8 @@ REFUSED = [
     ("package_name", "python_dotenv", "is the name of something that the worker needs"),
     ("package_name", "python3", "is the name of something that the worker needs"),
     ("package_name", "aux", "is the name of something that the worker needs"),
+    ("package_name", "conftest", "pytest would take conftest for tests"),
+    ("package_name", "test_worker", "pytest would take test_worker for tests"),
     ("package_name", "queue", "would hide a module of the standard library"),
     ("package_name", "distutils", "would hide a module of the standard library"),
     ("package_name", "my-worker!", '"my-worker!" cannot be a package name: use at most 40 of'),
@@ -43,14 +46,18 @@ REFUSED = [
     ("project_name", 'The "Worker"', "without double quotes"),
     ("project_name", "W" * 41, "Use 1 to 40 characters"),
     ("project_name", "W\nW", "in one line"),
+    ("project_name", "Bell\x07", "and control characters"),
+    ("project_name", "B\x1b[31ml", "and control characters"),
     ("project_name", "2nd worker", "Start with a letter"),
     ("project_name", "Class", "class is a word of Python's own"),
     ("project_name", "Redis", "redis is the name of something that the worker needs"),
     ("description", "", "Write one line"),
     ("description", "one\ntwo", "Write one line"),
+    ("description", "a\x1b[31mred\x7f one", "and control characters"),
+    ("author_name", "A\x85B", "and control characters"),
     ("description", 'a "good" one', "without double quotes"),
     ("author_name", " ", "Write a name"),
-    ("author_name", "C:\\me", "without double quotes and backslashes"),
+    ("author_name", "C:\\me", "without double quotes, backslashes and control"),
     ("stream_name", "", "Use at most 40 letters"),
     ("stream_name", "my orders", "without blanks; for example: orders"),
     ("stream_name", "orders\n", "without blanks"),
@@ -91,6 +98,20 @@ def test_the_command_line_names_the_reason_last_and_writes_nothing(
     assert answer in last
     assert "for example: " in last
     assert not project.exists()
+
+
+@pytest.mark.parametrize("name", ["build", "dist"])
+def test_git_ignores_no_package_that_is_named_like_an_output(
+    copier: CopierFixture, tmp_path: Path, name: str
+) -> None:
+    project = copier.copy(tmp_path / "project", package_name=name).path
+    git(tmp_path, "init", "--quiet", str(project))
+    git(project, "add", "--all")
+
+    listed = git(project, "ls-files", f"src/{name}").splitlines()
+
+    assert f"src/{name}/worker.py" in listed
+    assert f"src/{name}/workerbase/base.py" in listed
 
 
 def test_every_question_has_help_and_a_default_and_is_checked() -> None:

@@ -20,7 +20,9 @@ PATIENCE_S = 30
 
 def follow_the_page(project: Path) -> None:
     """Add the service as docs/features.md says."""
-    page = (project / "docs" / "features.md").read_text("utf-8").split("## A service of your own")[1]
+    page = (
+        (project / "docs" / "features.md").read_text("utf-8").split("## A service of your own")[1]
+    )
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (services,) = re.findall(r"`(services = .+)`", page)
     package = project / "src" / "my_worker"

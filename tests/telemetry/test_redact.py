@@ -22,6 +22,8 @@ class Order(BaseModel):
     [
         "password", "PASSWORD", "db_password", "token", "access_token", "Authorization", "dsn",
         "redis_dsn", "api_key", "apikey", "API_KEY", "client_secret", "set_cookie", "private_key",
+        "X-Api-Key", "Session-Id", "Private-Key", "access_key", "aws_access_key_id", "Access Key",
+        "otp", "user_otp", "cvv", "card-cvc", "PIN",
         "data", "payload", "args", "kwargs", "body", "result",
     ],
 )  # fmt: skip
@@ -46,6 +48,9 @@ def test_what_is_named_like_a_secret_or_payload_is_hidden(name: str) -> None:
         ("sent Bearer abcdefgh.ijk", f"sent Bearer {HIDDEN}"),
         ("https://x/?token=abc&n=1", f"https://x/?token={HIDDEN}&n=1"),
         ("secret: hunter2", f"secret: {HIDDEN}"),
+        ("X-Api-Key: hunter2", f"X-Api-Key: {HIDDEN}"),
+        ("Session-Id: hunter2", f"Session-Id: {HIDDEN}"),
+        ("otp=123456&n=1", f"otp={HIDDEN}&n=1"),
         ("Authorization: Token abcdef123456", f"Authorization: {HIDDEN}"),
         ("{b'authorization': b'Token abcdef'}", f"{{b'authorization': {HIDDEN}}}"),
         ("{'password': 'abcdef1234", f"{{'password': {HIDDEN}"),
@@ -62,6 +67,7 @@ def test_secrets_in_a_text_are_hidden(given: str, hidden: str) -> None:
     [
         "order 42 accepted at attempt 2", "see https://example.com/a?b=c@d", "ratio 3:4, a=b",
         "the token is missing", "mail to a@b.example", "running jobs of arq:queue: send_email",
+        "hotplug: yes", "spinner=3", "pinned: 2", "opinion: none",
     ],
 )  # fmt: skip
 def test_other_texts_stay_as_they_are(harmless: str) -> None:

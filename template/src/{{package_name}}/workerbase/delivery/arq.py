@@ -35,6 +35,14 @@ class ArqAdapter(AppClients):
         """
         return await self.for_loop.enqueue_job(function, *args, **kwargs)
 
+    def job(self, job_id: str) -> Job:
+        """Return a handle to a job of the queue: its status, its result, and `Job.abort`.
+
+        The job need not exist; the methods of the handle say so. Use it in async code.
+        """
+        client = self.for_loop
+        return Job(job_id, client, self.config.queue_name, client.job_deserializer)
+
     def enqueue_sync(self, function: str | Call, *args: object, **kwargs: Any) -> str | None:
         """Enqueue a job without an event loop; the options are those of `enqueue`.
 

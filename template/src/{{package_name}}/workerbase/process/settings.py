@@ -180,7 +180,21 @@ def _merge(
         health_check_key=get("health_check_key") or config.queue_name + health_check_key_suffix,
         arq_only={"queue_read_limit": get("queue_read_limit", QUEUE_READ_LIMIT)},
     )
+    _check_sources(cls, settings)
     return replace(settings, **{name: declared[name] for name in _AS_DECLARED & declared.keys()})
+
+
+def _check_sources(cls: type, settings: ResolvedSettings) -> None:
+    """Refuse a queue and a stream of one name: they would be one key of Redis."""
+    kinds: dict[str, str] = {}
+    for source in settings.sources():
+        if source.name in kinds:
+            msg = (
+                f"{cls.__name__}: the {kinds[source.name]} and the {source.kind} are both named "
+                f"{source.name!r}, so they would be one key in Redis; rename one of them"
+            )
+            raise SettingsError(msg)
+        kinds[source.name] = source.kind
 
 
 def _seconds(value: float | timedelta) -> float:

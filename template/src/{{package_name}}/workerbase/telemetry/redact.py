@@ -13,13 +13,14 @@ PAYLOAD_KEYS = frozenset(
 )
 
 _NAMES = (
-    "api_?key|authorization|cookie|credential|dsn|passphrase|passwd|password|private_?key|pwd"
-    "|secret|session_?id|token"
-)
+    r"access_?key|api_?key|authorization|cookie|credential|dsn|passphrase|passwd|password"
+    r"|private_?key|pwd|secret|session_?id|token|(?<![a-z0-9])(?:cvc|cvv2?|otp|pin)(?![a-z0-9])"
+).replace("_?", "[-_ ]?")
+"""Names of secrets; the short ones count only as a whole word, since `otp` is in `hotplug`."""
 _SECRET_KEY = re.compile(_NAMES)
 # It starts with the name and is bounded, so that the time grows linearly with the text.
 _ASSIGNMENT = re.compile(
-    rf"""((?:{_NAMES.replace("_?", "[-_]?")})[\w-]{{0,40}}\\?["']?\s?[=:]\s?)"""
+    rf"""((?:{_NAMES})[\w-]{{0,40}}\\?["']?\s?[=:]\s?)"""
     r"""(?:(?:Bearer|Basic|Token|ApiKey)\s)?"""
     r"""(?:b?\\?"(?:[^"\\]|\\.)*"?|b?'(?:[^'\\]|\\.)*'?|[^\s"',;&)\]}]+)""",
     re.IGNORECASE,
