@@ -67,8 +67,11 @@ async def test_the_lease_of_what_was_reclaimed_is_renewed_while_it_runs(
 async def test_a_missing_group_is_not_an_outage(
     redis: RedisClient, error: Exception, up: bool
 ) -> None:
-    """The reader creates it again; a worker that is not ready for it would be taken out."""
-    asked = asyncio.Event()
+    """It is created again; a worker that is not ready for it would be taken out."""
+    asked, created = asyncio.Event(), asyncio.Event()
+
+    async def create_groups() -> None:
+        created.set()
 
     class Failing(StreamLeases):
         async def any_expired(self) -> bool:
@@ -86,12 +89,14 @@ async def test_a_missing_group_is_not_an_outage(
         held=held,
         queue=PrefetchQueue(1, 0),
         settlement=StreamSettlement(worker=worker, held=held, group=GROUP, consumer="me"),
+        create_groups=create_groups,
     )
     looking = asyncio.create_task(recoverer.run())
     await asked.wait()
     await until(lambda: availability.up == up)
     looking.cancel()
     assert availability.up == up
+    assert created.is_set() == up
 
 
 # --- what may have killed its worker

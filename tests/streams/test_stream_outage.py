@@ -132,6 +132,34 @@ async def test_the_group_destroyed_loses_no_entry(
         assert await goes_on(each, 2) <= RESUMES_S
 
 
+@pytest.mark.parametrize(
+    "disaster", ["FLUSHALL", f"DEL {STREAM}", f"XGROUP DESTROY {STREAM} {GROUP}"]
+)
+@pytest.mark.parametrize("fails", [True, False], ids=["failing", "handling"])
+async def test_the_group_disappears_while_all_slots_are_busy(
+    redis: RedisClient, server: Server, config_for: ConfigFor, disaster: str, fails: bool
+) -> None:
+    router, release, handled = EventRouter(), asyncio.Event(), set[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        await release.wait()
+        handled.add(event.number)
+        if fails and event.number < 2:
+            raise ValueError(event.number)
+
+    config = config_for(server, concurrency=2, prefetch=0, lease_timeout=2.0)
+    async with consuming(router, config) as consumer:
+        await send(redis, 0, 1)
+        await until(lambda: len(consumer._held.by_source[STREAM]) == 2)
+        await redis.execute_command(*disaster.split())
+        release.set()
+        await until(lambda: handled == {0, 1})
+        await send(redis, 2)
+        await until(lambda: 2 in handled)
+        await until(lambda: consumer.is_idle)
+
+
 async def test_redis_read_only(lasting: Server, tmp_path: Path) -> None:
     async with client_of(lasting) as redis, working(lasting, tmp_path / "w") as worker:
         await goes_on(redis, 1)

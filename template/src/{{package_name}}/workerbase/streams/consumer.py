@@ -105,6 +105,7 @@ class Consumer:
             held=self._held,
             queue=self._queue,
             settlement=self._settlement,
+            create_groups=self._ensure_groups,
         )
         self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
         self._last_pass = time.monotonic()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
@@ -33,6 +33,8 @@ class Recoverer:
     held: HeldLeases[Delivery]
     queue: PrefetchQueue[Delivery]
     settlement: StreamSettlement
+    create_groups: Callable[[], Awaitable[None]]
+    """Create the streams and groups that are missing."""
 
     async def run(self) -> None:
         """Reclaim until cancelled."""
@@ -41,10 +43,14 @@ class Recoverer:
             for leases in self.leases:
                 try:
                     # While everything fails, more of it does not help.
-                    while not self.queue.suspended and await leases.any_expired():
+                    while await leases.any_expired() and not self.queue.suspended:
                         await self._reclaim(leases)
                 except OUTAGE_ERRORS as exc:
-                    if not is_missing_group(exc):
+                    if is_missing_group(exc):
+                        # The intake does not notice while all slots wait to settle their entries.
+                        logger.warning("%s; creating the group again", exc)
+                        await self.create_groups()
+                    else:
                         self.worker.availability.record_failure(exc, "reclaiming abandoned entries")
 
     async def _reclaim(self, leases: StreamLeases) -> None:
