@@ -12,8 +12,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +23,7 @@ from ..broker.enqueue import QueueClient
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
 from ..monitor import Monitor, Monitors
-from ..types import Ctx, RedisClient
+from ..types import Ctx, Hook, RedisClient
 from . import heartbeat as health
 from .arq_service import ArqJobs
 from .heartbeat import Heartbeat
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 SAME_SIGNAL_S = 1.0
 """A second SIGTERM within this time is the same one; Ctrl-C twice is deliberate."""
+SHUTDOWN_S = 8.0
+"""How long the project's shutdown hook and lifespan may take to clean up, in seconds."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a process that has finished its work waits for what does not end."""
 
@@ -91,12 +93,58 @@ async def serve(
             runs_services=True,
         )
         if settings.on_shutdown is not None:
-            life.push_async_callback(settings.on_shutdown, ctx)
+            life.push_async_callback(_shut_down, settings.on_shutdown, ctx)
         if settings.on_startup is not None:
-            await settings.on_startup(ctx)
-        await life.enter_async_context(monitors.lifespan(ctx))
-        await _run(services_of(settings), worker, stop)
+            await _start_up(settings.on_startup, ctx, stop)
+        if not stop.is_set():
+            await life.enter_async_context(monitors.lifespan(ctx))
+            await _run(services_of(settings), worker, stop)
     logger.info("stopped")
+
+
+async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
+    """Run the startup hook; cancel it when the worker is stopped meanwhile."""
+    starting = asyncio.ensure_future(hook(ctx))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return
+        logger.warning("stopped while the startup hook or lifespan was waiting; cancelling it")
+        with _killed_after(CLOSE_TIMEOUT_S):
+            starting.cancel()
+            await asyncio.wait({starting})
+    finally:
+        starting.cancel()
+        stopped.cancel()
+
+
+async def _shut_down(hook: Hook, ctx: Ctx) -> None:
+    """Run the shutdown hook for a limited time."""
+    try:
+        # The hook may ignore its cancellation, or block the loop.
+        with _killed_after(SHUTDOWN_S + CLOSE_TIMEOUT_S):
+            async with asyncio.timeout(SHUTDOWN_S) as limit:
+                await hook(ctx)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        logger.error(  # noqa: TRY400 - the traceback would show this module only
+            "the shutdown hook or lifespan did not end within %g s and was cancelled", SHUTDOWN_S
+        )
+
+
+@contextmanager
+def _killed_after(seconds: float, code: int = 1) -> Generator[None, None, None]:
+    """Exit the process with ``code`` if the body takes longer, whatever it does."""
+    timer = threading.Timer(seconds, _exit, [code])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Event) -> None:
@@ -161,16 +209,13 @@ def run(settings: ResolvedSettings) -> int:
         logger.critical("the worker failed: %s", exc, exc_info=not isinstance(exc, ConfigError))
     finally:
         # Closing waits for tasks that ignore cancellation, and for threads, possibly forever.
-        watchdog = threading.Timer(CLOSE_TIMEOUT_S, _exit, [code])
-        watchdog.daemon = True
-        watchdog.start()
-        runner.close()
-        watchdog.cancel()
+        with _killed_after(CLOSE_TIMEOUT_S, code):
+            runner.close()
     return code
 
 
 def _exit(code: int) -> None:
-    logger.error("a task or thread ignored cancellation; exiting anyway")
+    logger.error("a hook, task or thread ignored cancellation; exiting anyway")
     logging.shutdown()
     os._exit(code)
 
