@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..engine.failure_record import text_of
-from ..engine.own_context import OwnContext
 from ..engine.retry_policy import DeadLetter, unwrap
 from ..errors import InvalidEventError
 from ..leasing.held_leases import HeldLeases
@@ -17,6 +16,7 @@ from .breaker import Breaker
 from .config import StreamsConfig
 from .context import EventContext
 from .entry import Delivery, EntryHeader, work_of
+from .own_context import OwnContext
 from .router import EventRouter
 from .settlement import StreamSettlement
 

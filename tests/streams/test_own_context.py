@@ -4,7 +4,7 @@ import asyncio
 from contextvars import ContextVar
 
 import pytest
-from workerbase.engine.own_context import OwnContext
+from workerbase.streams.own_context import OwnContext
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 
