@@ -184,7 +184,8 @@ ALLOWED = re.compile(
     # The publisher is a user of Redis in each project, and a command of Redis.
     publisher|PUBLISHER|[+]publish|publishNotReadyAddresses
     # Of leases and the event loop.
-    | event_loop|asyncio\.Event|lease_events_total|event="\w+"|event=~\S+|\(kind,[ ]event\)|\{\{event\}\}
+    | event_loop|asyncio\.Event
+    | lease_events_total|event="\w+"|event=~\S+|\(kind,[ ]event\)|\{\{event\}\}
     | has[ ]a[ ]handler
     # Of changelogs.
     | \[Unreleased\]

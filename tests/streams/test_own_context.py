@@ -1,12 +1,28 @@
 """A coroutine in a context of its own behaves as if it were awaited directly."""
 
 import asyncio
+from collections.abc import Coroutine
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import pytest
-from workerbase.streams.own_context import OwnContext
+from workerbase.streams import own_context
+
+T = TypeVar("T")
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+async def own(coroutine: Coroutine[Any, Any, T]) -> T:
+    results: list[T] = []
+
+    async def keep() -> None:
+        results.append(await coroutine)
+
+    rest = own_context.start(keep())
+    if rest is not None:
+        await rest
+    return results[0]
 
 
 async def test_what_it_sets_is_not_seen_outside() -> None:
@@ -15,7 +31,7 @@ async def test_what_it_sets_is_not_seen_outside() -> None:
         await asyncio.sleep(0)
         return tenant.get()
 
-    assert await OwnContext(run()) == "a"
+    assert await own(run()) == "a"
     assert tenant.get() == "nobody"
 
 
@@ -26,7 +42,7 @@ async def test_it_sees_what_was_set_outside() -> None:
 
     token = tenant.set("outer")
     try:
-        assert await OwnContext(run()) == "outer"
+        assert await own(run()) == "outer"
     finally:
         tenant.reset(token)
 
@@ -41,7 +57,7 @@ async def test_tasks_that_it_starts_inherit_its_context() -> None:
             task = group.create_task(child())
         return task.result()
 
-    assert await OwnContext(run()) == "a"
+    assert await own(run()) == "a"
 
 
 async def test_its_exception_passes() -> None:
@@ -50,7 +66,7 @@ async def test_its_exception_passes() -> None:
         raise ValueError("x")
 
     with pytest.raises(ValueError, match="x"):
-        await OwnContext(run())
+        await own(run())
 
 
 async def test_a_cancellation_reaches_it_and_it_can_clean_up() -> None:
@@ -64,7 +80,7 @@ async def test_a_cancellation_reaches_it_and_it_can_clean_up() -> None:
             cleaned.append(True)
 
     async def outer() -> None:
-        await OwnContext(run())
+        await own(run())
 
     task = asyncio.create_task(outer())
     await asyncio.sleep(0)
@@ -85,14 +101,19 @@ async def test_timeouts_work_inside_and_around() -> None:
             return "late"
         return "in time"
 
-    assert await OwnContext(inside()) == "late"
+    assert await own(inside()) == "late"
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await OwnContext(asyncio.sleep(10))
+            await own(asyncio.sleep(10))
 
 
-async def test_one_that_never_waits_returns_at_once() -> None:
-    async def run() -> int:
-        return 7
+async def test_nothing_is_left_of_one_that_never_waits() -> None:
+    ran: list[str] = []
 
-    assert await OwnContext(run()) == 7
+    async def run() -> None:
+        tenant.set("a")
+        ran.append(tenant.get())
+
+    assert own_context.start(run()) is None
+    assert ran == ["a"]
+    assert tenant.get() == "nobody"

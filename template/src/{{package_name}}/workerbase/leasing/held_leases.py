@@ -42,9 +42,9 @@ class HeldLeases(Generic[L]):
 
     def forget(self, lease: L) -> None:
         """Stop renewing ``lease``; a newer one with the same id stays."""
-        held = self.by_source[lease.source]
-        if held.get(lease.lease_id) is lease:
-            del held[lease.lease_id]
+        held, lease_id = self.by_source[lease.source], lease.lease_id
+        if held.get(lease_id) is lease:
+            del held[lease_id]
 
     def forget_waiting(self) -> int:
         """Forget what has not started; return how many there were."""

@@ -12,11 +12,11 @@ from ..errors import InvalidEventError
 from ..leasing.held_leases import HeldLeases
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
+from . import own_context
 from .breaker import Breaker
 from .config import StreamsConfig
 from .context import EventContext
 from .entry import Delivery, EntryHeader, work_of
-from .own_context import OwnContext
 from .router import EventRouter
 from .settlement import StreamSettlement
 
@@ -172,7 +172,9 @@ class HandlerPool:
             self.worker,
         )
         try:
-            await OwnContext(route.run(header.data, context))
+            rest = own_context.start(route.run(header.data, context))
+            if rest is not None:
+                await rest
         except asyncio.CancelledError:
             if not slot.only_late:
                 raise
