@@ -122,10 +122,11 @@ async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
 
 async def _shut_down(hook: Hook, ctx: Ctx) -> None:
     """Run the shutdown hook for a limited time."""
+    limit = asyncio.timeout(SHUTDOWN_S)
     try:
         # The hook may ignore its cancellation, or block the loop.
         with _killed_after(SHUTDOWN_S + CLOSE_TIMEOUT_S):
-            async with asyncio.timeout(SHUTDOWN_S) as limit:
+            async with limit:
                 await hook(ctx)
     except TimeoutError:
         if not limit.expired():
