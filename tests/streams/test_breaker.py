@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
 from streamkit import (
     STREAM,
     Work,
@@ -21,7 +22,7 @@ from streamkit import (
 from waiting import until
 from workerbase.errors import PermanentError
 from workerbase.streams import EventContext, EventRouter
-from workerbase.streams.breaker import MAX_PAUSE_S, Breaker
+from workerbase.streams.breaker import Breaker
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config
@@ -64,7 +65,7 @@ def test_trials_follow_in_growing_pauses_until_one_succeeds() -> None:
         clock.now += 0.25
     pauses = [later - sooner for sooner, later in pairwise(granted)]
     assert granted[0] == 1.0
-    assert pauses[:6] == [2.0, 4.0, 8.0, 16.0, MAX_PAUSE_S, MAX_PAUSE_S]
+    assert pauses[:6] == [2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
     assert breaker.succeeded()
     assert not breaker.may_try()
     breaker.failed("b")
@@ -123,6 +124,33 @@ async def test_when_everything_fails_nothing_is_dead_lettered_and_work_resumes_b
         await until(lambda: consumer.is_idle)
     assert await length(each, f"{STREAM}:dlq") == 0
     assert await nothing_pending(each)
+
+
+@pytest.mark.parametrize("prefetch", [0, 500])
+async def test_good_messages_behind_a_queue_of_bad_ones_are_handled(
+    redis: RedisClient,
+    server: Server,
+    config_for: ConfigFor,
+    monkeypatch: pytest.MonkeyPatch,
+    prefetch: int,
+) -> None:
+    """The bad ones wait in the worker, and each trial takes one: it must meet a good one, too."""
+    monkeypatch.setattr("workerbase.streams.breaker.MAX_PAUSE_S", 0.2)
+    router, done = EventRouter(), set[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        if event.kind == "bad":
+            await asyncio.sleep(0.05)
+            raise ValueError(event.number)
+        done.add(event.number)
+
+    config = config_for(server, concurrency=4, prefetch=prefetch, breaker_threshold=4)
+    async with consuming(router, config) as consumer:
+        await send(redis, *range(20), kind="bad")
+        await until(lambda: consumer.counts["held"] > 4)
+        await send(redis, *range(100, 120))
+        await until(lambda: len(done) == 20)
 
 
 async def test_messages_that_can_never_succeed_do_not_open_the_breaker(

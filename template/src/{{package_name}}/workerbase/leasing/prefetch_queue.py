@@ -21,6 +21,8 @@ T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
+MAX_FAILED = 500
+"""Maximum number of failed items that wait in a suspended queue beside the others."""
 _SMOOTHING = 0.05
 _FASTEST_S = 1e-4
 
@@ -44,6 +46,7 @@ class PrefetchQueue(Generic[T]):
         self._next: tuple[T, asyncio.Event] | None = None
         self._paused = self._closed = False
         self._trials: int | None = None
+        self._failed = 0
         self.running = 0
         self.idle = asyncio.Event()
         """Set while nothing runs."""
@@ -60,6 +63,11 @@ class PrefetchQueue(Generic[T]):
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
+        if self._trials is not None:
+            # What failed waits here, too. It must not fill the queue: each trial that fails makes
+            # room for something else to try, which may succeed.
+            limit += min(self._failed, MAX_FAILED)
+            return limit - len(self._queue) - self.running
         room = limit - len(self._queue) - self.running
         # Read in large bites while there is something left to do, at once when there is not.
         return room if not self._queue or room * 2 >= limit else 0
@@ -178,6 +186,7 @@ class PrefetchQueue(Generic[T]):
     def suspend(self) -> None:
         """Start items only by `allow_trial`."""
         self._trials = 0
+        self._failed = 0
 
     def allow_trial(self) -> None:
         """Let one item start: the newest, so that each trial takes another one."""
@@ -192,6 +201,7 @@ class PrefetchQueue(Generic[T]):
     def put_back(self, item: T) -> None:
         """Return an item that was started and not settled to the head of the queue."""
         item.started = False
+        self._failed += 1
         self._queue.appendleft(item)
 
     def drop(self, lost: set[T]) -> None:

@@ -8,7 +8,7 @@ message, and one message at a time is tried, with growing pauses, until one succ
 import time
 from collections.abc import Callable
 
-MAX_PAUSE_S = 30.0
+MAX_PAUSE_S = 5.0
 """Maximum pause between two trials, in seconds."""
 
 
