@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+import pytest
 from workerbase.leasing.prefetch_queue import PrefetchQueue
 
 
@@ -208,6 +209,48 @@ async def test_trials_of_a_suspended_queue_take_turns() -> None:
     assert queue.take() is first
     queue.resume()
     assert queue.take() is second
+
+
+async def test_each_failed_trial_makes_room_for_another_item_until_trials_end() -> None:
+    queue = PrefetchQueue[Item](2, 0)
+    queue.add([Item(1), Item(2)])
+    queue.suspend()
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+
+    queue.allow_trial()
+    failed = queue.take()
+    assert failed is not None
+    queue.put_back(failed)
+    queue.done(0.1)
+
+    async with asyncio.timeout(5):
+        assert await reader == 1
+    queue.resume()
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    reader.cancel()
+
+
+async def test_failed_items_make_room_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workerbase.leasing.prefetch_queue.MAX_FAILED", 3)
+    queue = PrefetchQueue[Item](1, 0)
+    queue.suspend()
+    queue.add([Item(number) for number in range(4)])
+    for _ in range(5):
+        queue.allow_trial()
+        failed = queue.take()
+        assert failed is not None
+        queue.put_back(failed)
+        queue.done(0.1)
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    queue.drop({failed})
+    async with asyncio.timeout(5):
+        assert await reader == 1
 
 
 async def test_one_slot_wakes_for_each_item() -> None:
