@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from workerbase import BaseArqWorkerSettings, Ctx
 from workerbase.config import WorkerConfig
 from workerbase.errors import SettingsError
 from workerbase.process import runner
-from workerbase.process.service import ResolvedSettings
+from workerbase.process.service import ResolvedSettings, Service
 from workerbase.process.settings import resolved_settings
 from workerbase.testing.redis_server import Server
 
@@ -116,3 +118,33 @@ def test_a_failed_start_is_logged_and_sets_the_exit_code(
 
     with pytest.raises(RuntimeError, match="no stock"):
         runner.run(settings_of(config_for(server), on_startup=broken))
+
+
+async def test_a_lifespan_is_left_in_the_task_and_context_that_entered_it(
+    server: Server, config_for: ConfigFor
+) -> None:
+    """Task groups demand it; and services inherit the context variables that it sets."""
+    stop, tenant = asyncio.Event(), ContextVar("tenant", default="nobody")
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def lifespan(ctx: Ctx) -> AsyncIterator[None]:
+        seen.append(asyncio.current_task())
+        tenant.set("mine")
+        await asyncio.sleep(0)
+        yield
+        seen.extend((asyncio.current_task(), tenant.get()))
+
+    class Look(Service):
+        name = "look"
+
+        async def serve(self, stop: asyncio.Event, drain: float) -> None:
+            seen.append(tenant.get())
+            stop.set()
+
+    settings = settings_of(config_for(server), lifespan=lifespan, services=(Look(),))
+    await asyncio.create_task(runner.serve(settings, stop))
+
+    entered, service, left, context = seen
+    assert entered is left
+    assert (service, context) == ("mine", "mine")

@@ -103,21 +103,29 @@ async def serve(
 
 
 async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
-    """Run the startup hook; cancel it when the worker is stopped meanwhile."""
-    starting = asyncio.ensure_future(hook(ctx))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            return
+    """Run the startup hook; cancel it when the worker is stopped meanwhile.
+
+    The hook runs in the task of the caller, as the shutdown hook does: task groups and cancel
+    scopes must be left in the task that entered them.
+    """
+    limit = asyncio.timeout(None)
+
+    async def cancel_at_stop() -> None:
+        await stop.wait()
         logger.warning("stopped while the startup hook or lifespan was waiting; cancelling it")
         with _killed_after(CLOSE_TIMEOUT_S):
-            starting.cancel()
-            await asyncio.wait({starting})
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.Event().wait()  # until the hook has ended
+
+    watching = asyncio.create_task(cancel_at_stop())
+    try:
+        async with limit:
+            await hook(ctx)
+    except TimeoutError:
+        if not limit.expired():
+            raise
     finally:
-        starting.cancel()
-        stopped.cancel()
+        watching.cancel()
 
 
 async def _shut_down(hook: Hook, ctx: Ctx) -> None:
