@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+from fake_redis import FakeRedis
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase.broker import availability as module
@@ -23,22 +24,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class FakeRedis:
-    """Answers from a list; an exception in it is raised. Keeps what was sent."""
-
-    def __init__(self, *replies: object) -> None:
-        self.replies = list(replies)
-        self.sent: list[tuple[Any, ...]] = []
-
-    async def execute_command(self, *args: Any, **_: Any) -> Any:
-        await asyncio.sleep(0)
-        self.sent.append(args)
-        reply = self.replies.pop(0) if self.replies else 1
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
 
 
 async def turn(count: int = 5) -> None:

@@ -1,10 +1,10 @@
 """What a settlement makes of each reply of Redis: no server, no waiting for the clock."""
 
-import asyncio
 import time
 from typing import Any
 
 import pytest
+from fake_redis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from streamkit import settlement_of
@@ -12,22 +12,6 @@ from workerbase.engine.retry_policy import DeadLetter, Retry
 from workerbase.leasing.batch_writer import MAX_BATCH
 from workerbase.streams.entry import Delivery, EntryHeader
 from workerbase.types import EntryId
-
-
-class FakeRedis:
-    """Answers from a list; an exception in it is raised. Keeps what was sent."""
-
-    def __init__(self, *replies: object) -> None:
-        self.replies = list(replies)
-        self.sent: list[tuple[Any, ...]] = []
-
-    async def execute_command(self, *args: Any, **_: Any) -> Any:
-        await asyncio.sleep(0)
-        self.sent.append(args)
-        reply = self.replies.pop(0) if self.replies else 1
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
 
 
 def delivery(number: int, stream: str = "work", **fields: bytes) -> Delivery:

@@ -63,14 +63,13 @@ class PrefetchQueue(Generic[T]):
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
-        if self._trials is not None:
+        if self.suspended:
             # What failed waits here, too. It must not fill the queue: each trial that fails makes
             # room for something else to try, which may succeed.
             limit += min(self._failed, MAX_FAILED)
-            return limit - len(self._queue) - self.running
         room = limit - len(self._queue) - self.running
         # Read in large bites while there is something left to do, at once when there is not.
-        return room if not self._queue or room * 2 >= limit else 0
+        return room if not self._queue or self.suspended or room * 2 >= limit else 0
 
     async def room(self) -> int:
         """Wait until there is room; return for how many items."""

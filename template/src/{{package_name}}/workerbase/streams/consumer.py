@@ -205,7 +205,7 @@ class Consumer:
     async def _ensure_groups(self) -> None:
         """Create the streams and groups that are missing.
 
-        This is tried once at the start, and whenever a read fails for want of a group: a full
+        This is tried once at the start, and whenever a read or the recovery misses a group: a full
         Redis refuses the command even for a group that exists, and reading is what makes room.
         """
         for stream in self._router.streams:
