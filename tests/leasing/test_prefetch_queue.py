@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 
-import pytest
 from workerbase.leasing.prefetch_queue import PrefetchQueue
 
 
@@ -97,17 +96,6 @@ async def test_waiting_slots_are_woken_only_for_items_that_may_start() -> None:
     await asyncio.gather(*slots, return_exceptions=True)
 
 
-async def test_an_item_that_was_put_back_is_the_next() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    items = [Item(number) for number in range(3)]
-    queue.add(items)
-    first = queue.take()
-    assert first is items[0]
-    queue.put_back(first)
-    assert not first.started
-    assert queue.take() is first
-
-
 async def test_only_lost_items_are_dropped() -> None:
     queue = PrefetchQueue[Item](3, 0)
     items = [Item(number) for number in range(3)]
@@ -138,7 +126,6 @@ async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
 
 async def test_the_reader_is_woken_when_the_waiting_items_are_lost() -> None:
     queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
     waiting = Item(1)
     queue.add([waiting])
     reader = asyncio.create_task(queue.room())
@@ -190,67 +177,6 @@ async def test_a_closed_queue_stays_closed() -> None:
     queue.unpause()
     queue.add([Item(2)])
     assert queue.take() is None
-
-
-async def test_trials_of_a_suspended_queue_take_turns() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    first, second = Item(1), Item(2)
-    queue.add([first, second])
-    queue.suspend()
-    assert queue.suspended
-    assert queue.take() is None
-    queue.allow_trial()
-    assert queue.take() is second
-    assert queue.take() is None
-    queue.put_back(second)
-    assert not second.started
-    queue.done(0.1)
-    queue.allow_trial()
-    assert queue.take() is first
-    queue.resume()
-    assert queue.take() is second
-
-
-async def test_each_failed_trial_makes_room_for_another_item_until_trials_end() -> None:
-    queue = PrefetchQueue[Item](2, 0)
-    queue.add([Item(1), Item(2)])
-    queue.suspend()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-
-    queue.allow_trial()
-    failed = queue.take()
-    assert failed is not None
-    queue.put_back(failed)
-    queue.done(0.1)
-
-    async with asyncio.timeout(5):
-        assert await reader == 1
-    queue.resume()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    reader.cancel()
-
-
-async def test_failed_items_make_room_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workerbase.leasing.prefetch_queue.MAX_FAILED", 3)
-    queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
-    queue.add([Item(number) for number in range(4)])
-    for _ in range(5):
-        queue.allow_trial()
-        failed = queue.take()
-        assert failed is not None
-        queue.put_back(failed)
-        queue.done(0.1)
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    queue.drop({failed})
-    async with asyncio.timeout(5):
-        assert await reader == 1
 
 
 async def test_one_slot_wakes_for_each_item() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from streamkit import (
     GROUP,
+    OWN,
     STREAM,
     Work,
     consuming,
@@ -55,7 +56,7 @@ async def test_a_soak_through_all_fates_leaves_no_key_behind(
 ) -> None:
     monkeypatch.setattr("workerbase.streams.janitor.PERIOD_S", 0.05)
     monkeypatch.setattr(logging.getLogger("workerbase.streams.settlement"), "disabled", True)
-    router = EventRouter()
+    router = EventRouter(OWN)
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None:
