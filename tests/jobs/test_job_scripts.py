@@ -56,7 +56,6 @@ async def replay(redis: RedisClient, entry_id: bytes, job_id: str) -> JobReplay:
         job_id=job_id,
         job=b"{}",
         expires_ms=60_000,
-        due_ms=int(time.time() * 1000),
     )
 
 

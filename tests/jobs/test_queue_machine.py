@@ -269,7 +269,6 @@ class QueueMachine(RuleBasedStateMachine):
                 job_id=job_id,
                 job=job,
                 expires_ms=60_000,
-                due_ms=int(time.time() * 1000),
             )
             return cast("str", self.wait(work))
 

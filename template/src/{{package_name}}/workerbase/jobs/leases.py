@@ -7,8 +7,6 @@ queue is the end of the lease, so that it is due again if its worker dies.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from arq.utils import timestamp_ms
-
 from ..broker import codec
 from ..broker.scripts import Script
 from ..leasing.terms import IDLE_SHARE
@@ -45,7 +43,7 @@ class JobLeases:
         """Renew the leases of ``job_ids``; return those that are no longer held."""
         lost: list[str] = []
         for first in range(0, len(job_ids), MAX_JOBS):
-            args: list[RedisArg] = [self.worker, timestamp_ms() + self.lease_ms, self.lease_ms]
+            args: list[RedisArg] = [self.worker, self.lease_ms]
             args += map(codec.encode, job_ids[first : first + MAX_JOBS])
             lost += map(codec.decode, await _RENEW(self.redis, [self.queue], args))
         return lost
@@ -61,12 +59,12 @@ class JobLeases:
             job: its new serialized form, if it has one.
             uncounted: this attempt does not count, and idle workers are woken.
         """
-        due_ms = timestamp_ms() + int(delay * 1000)
-        args: list[RedisArg] = [self.worker, codec.encode(job_id), due_ms, job, int(uncounted)]
+        delay_ms = int(delay * 1000)
+        args: list[RedisArg] = [self.worker, codec.encode(job_id), delay_ms, job, int(uncounted)]
         return bool(await _RELEASE(self.redis, [self.queue], args))
 
     async def release_all(self, keep: Collection[str] = ()) -> int:
         """Release all jobs but ``keep``, uncounted, and be handed no more; return how many."""
-        args: list[RedisArg] = [self.worker, self.lease_ms, timestamp_ms()]
+        args: list[RedisArg] = [self.worker, self.lease_ms]
         args += map(codec.encode, keep)
         return int(await _RELEASE_ALL(self.redis, [self.queue], args))

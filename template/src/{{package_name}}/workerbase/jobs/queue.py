@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arq.utils import timestamp_ms
-
 from ..broker import codec, keys
 from ..broker.scripts import Script
 from ..types import RedisArg, RedisClient
@@ -106,15 +104,14 @@ class JobQueue:
         Returns:
             The jobs, and in how many seconds the first job that was left is due, if there is one.
         """
-        now = timestamp_ms()
-        terms = (now, free, limit, self.lease_ms, self.worker, keys.ATTEMPTS_TTL_MS)
+        terms = (free, limit, self.lease_ms, self.worker, keys.ATTEMPTS_TTL_MS)
         flags = (int(aborts), int(suspects), SUSPECT_ATTEMPT, int(idle))
-        first_left, *values = await _CLAIM(self.redis, [self.name], [*terms, *flags])
+        wait_ms, *values = await _CLAIM(self.redis, [self.name], [*terms, *flags])
         claims = [
             Claim(self.name, codec.decode(job_id), float(score), job, attempt, bool(aborted))
             for job_id, score, job, attempt, aborted in zip(*[iter(values)] * 5, strict=True)
         ]
-        return claims, (float(first_left) - now) / 1000 if first_left else None
+        return claims, float(wait_ms) / 1000 if wait_ms else None
 
     async def finish(self, jobs: Sequence[FinishedJob]) -> list[str]:
         """End jobs; return the ids that the worker no longer holds, which are left alone."""

@@ -13,27 +13,27 @@
 -- workers: an enqueue then claims for it what is due at once (`enqueue_job.lua`).
 --
 -- KEYS[1] queue
--- ARGV[1] current time, in ms since the epoch
--- ARGV[2] number of free slots
--- ARGV[3] maximum number of jobs
--- ARGV[4] length of a lease, in ms
--- ARGV[5] worker
--- ARGV[6] how long the attempts of a job are remembered, in ms
--- ARGV[7] 1 to look for requests to abort, else 0
--- ARGV[8] maximum number of suspects
--- ARGV[9] attempt from which a job whose worker died is a suspect
--- ARGV[10] 1 to be listed as idle if slots stay free, else 0
--- Returns a flat list: the score of the first job left ('' if there is none), then for each claimed
--- job its id, its score, the serialized job (false if it has expired), the number of this attempt,
--- and 1 if the job is to be aborted, else 0.
+-- ARGV[1] number of free slots
+-- ARGV[2] maximum number of jobs
+-- ARGV[3] length of a lease, in ms
+-- ARGV[4] worker
+-- ARGV[5] how long the attempts of a job are remembered, in ms
+-- ARGV[6] 1 to look for requests to abort, else 0
+-- ARGV[7] maximum number of suspects
+-- ARGV[8] attempt from which a job whose worker died is a suspect
+-- ARGV[9] 1 to be listed as idle if slots stay free, else 0
+-- Returns a flat list: the time until the first job left is due, in ms ('' if there is none), then
+-- for each claimed job its id, its score, the serialized job (false if it has expired), the number
+-- of this attempt, and 1 if the job is to be aborted, else 0.
 
 -- #include keys
+-- #include now
 
 local queue = KEYS[1]
-local now, free_slots, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local lease_ms, worker, attempts_ttl_ms = ARGV[4], ARGV[5], ARGV[6]
-local check_aborts, list_as_idle = ARGV[7] == '1', ARGV[10] == '1'
-local max_suspects, suspect_attempt = tonumber(ARGV[8]), tonumber(ARGV[9])
+local free_slots, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local lease_ms, worker, attempts_ttl_ms = ARGV[3], ARGV[4], ARGV[5]
+local check_aborts, list_as_idle = ARGV[6] == '1', ARGV[9] == '1'
+local max_suspects, suspect_attempt = tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local function mget(key_of, ids)
   local names = {}
@@ -41,15 +41,20 @@ local function mget(key_of, ids)
   return redis.call('MGET', unpack(names))
 end
 
-local lease_end, soonest = now + lease_ms + 0.5, math.huge
-local reply, scores, claimed, from = {''}, {}, 0, 0
+local now, lease_end
+local soonest = math.huge
+local reply, next_due, scores, claimed, from = {''}, nil, {}, 0, 0
 while claimed < limit and from < 5000 and #scores < 5000 do
   local size = from > claimed and 100 or limit - claimed
   local page = redis.call('ZRANGE', queue, from, from + size - 1, 'WITHSCORES')
+  if #page > 0 and not now then  -- an empty queue costs an idle worker one command
+    now = now_ms()
+    lease_end = now + lease_ms + 0.5
+  end
   local ids = {}
   for i = 1, #page, 2 do
     if tonumber(page[i + 1]) > now then
-      reply[1] = page[i + 1]
+      next_due = tonumber(page[i + 1])
       break
     end
     ids[#ids + 1] = page[i]
@@ -74,7 +79,7 @@ while claimed < limit and from < 5000 and #scores < 5000 do
       from = from + 1
     elseif claimed >= limit or attempt > 1 and claimed >= free_slots then
       limit = claimed
-      reply[1] = score
+      next_due = tonumber(score)
       break
     else
       claimed = claimed + 1
@@ -90,9 +95,10 @@ while claimed < limit and from < 5000 and #scores < 5000 do
       end
     end
   end
-  if reply[1] ~= '' then break end
+  if next_due then break end
 end
-if soonest < (tonumber(reply[1]) or math.huge) then reply[1] = string.format('%.1f', soonest) end
+next_due = math.min(next_due or math.huge, soonest)
+if next_due < math.huge then reply[1] = string.format('%.0f', next_due - now) end
 if #scores > 0 then redis.call('ZADD', queue, 'XX', unpack(scores)) end
 local idle_workers, me = idle_key(queue), worker .. ' ' .. lease_ms
 if claimed >= free_slots then
