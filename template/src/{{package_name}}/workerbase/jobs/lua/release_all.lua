@@ -17,7 +17,8 @@ redis.call('SREM', idle_key(queue), worker .. ' ' .. lease_ms)
 local kept, count = {}, 0
 for i = 3, #ARGV do kept[ARGV[i]] = true end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, now, now + lease_ms + 1000)) do
-  if not kept[id] and redis.call('GET', in_progress_key(queue, id)) == worker then
+  local owner = redis.call('GET', in_progress_key(queue, id)) or ''
+  if not kept[id] and string.sub(owner, 1, #worker + 1) == worker .. ' ' then
     redis.call('ZADD', queue, 'XX', now, id)
     redis.call('DECR', retry_key(queue, id))
     redis.call('DEL', in_progress_key(queue, id))
