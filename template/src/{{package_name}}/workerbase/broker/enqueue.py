@@ -12,6 +12,7 @@ from arq.utils import timestamp_ms, to_ms
 
 from ..types import Call, RedisArg, RedisClient, SyncRedisClient
 from . import codec, keys, trace_context
+from .job_handle import JobHandle
 from .scripts import Script
 
 _ENQUEUE = Script.load(__name__, "enqueue")
@@ -38,7 +39,7 @@ class QueueClient(ArqRedis):
         new = self.new_job(function, *args, **kwargs)
         if not await new.enqueue(cast("RedisClient", self)):
             return None
-        return Job(new.job_id, self, new.queue, self.job_deserializer)
+        return JobHandle(new.job_id, self, new.queue, self.job_deserializer)
 
     def new_job(self, function: str | Call, *args: object, **kwargs: Any) -> "NewJob":
         """Serialize a job for this client's queue."""

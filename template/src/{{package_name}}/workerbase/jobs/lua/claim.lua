@@ -81,6 +81,7 @@ while claimed < limit and from < 5000 and #scores < 5000 do
   if #page > 0 and not now then  -- an empty queue costs an idle worker one command
     now = now_ms()
     lease_end, grace = now + lease_ms, grace_end(alive_key(queue), now, lease_ms)
+    check_aborts = check_aborts and redis.call('EXISTS', abort_key(queue)) == 1
     local answered = recall(answer_key, request)
     if answered then return claimed_before(answered) end
   end
