@@ -279,7 +279,7 @@ async def test_thousands_of_jobs_of_one_worker_are_claimed_renewed_and_ended(
         await pipe.execute()
         async with working(config, hold) as worker:
             await until(lambda: running == 9_000, 30)
-            assert await worker.leases.renew([*held_by(worker)]) == []
+            assert await worker.leases.renew([*held_by(worker).values()]) == []
             go.set()
             await until(_empty(client), 30)
 

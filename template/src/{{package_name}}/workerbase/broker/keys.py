@@ -13,9 +13,11 @@ key                                type    lifetime
 ``{queue}``                        zset    job ids by due time, until their jobs end (arq)
 ``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
 ``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
+``{queue}:alive``                  string  one day: when a worker last reached Redis
+``{queue}:answer:{request}``       string  `ANSWER_TTL_MS`: what was answered to a worker
 ``{queue}:idle``                   set     one lease: workers that ask to be handed jobs
 ``{queue}:wake``                   pubsub  channel that notifies idle workers of new jobs
-``{queue}:wake:{worker}``          pubsub  channel on which a worker is handed jobs
+``{queue}:wake:claim:{worker}``    pubsub  channel on which a worker is handed jobs
 ``{queue}:health-check``           string  arq's health check interval (arq)
 ``arq:job:{job id}``               string  the serialized job, until it ends or expires (arq)
 ``arq:result:{job id}``            string  the serialized result, as long as it is kept (arq)
@@ -58,6 +60,8 @@ ATTEMPTS_TTL_MS = 88_400_000
 
 POSITION_TTL_MS = 7 * 86_400_000
 """How long is remembered where a group's dead letters begin, in milliseconds."""
+ANSWER_TTL_MS = 60_000
+"""How long an answer is remembered, in milliseconds: a request whose answer is lost is repeated."""
 
 TICK_TTL_MS = 31 * 86_400_000
 """How long the last tick of a cron job is remembered, in milliseconds."""
@@ -100,6 +104,16 @@ def tick(queue: str, cron_job: str) -> str:
     return f"{queue}:cron:{cron_job}"
 
 
+def alive(queue: str) -> str:
+    """Return the key under which workers of ``queue`` note that they reached Redis."""
+    return f"{queue}:alive"
+
+
+def answer(queue: str, request: str) -> str:
+    """Return the key that remembers the answer to a request of a worker."""
+    return f"{queue}:answer:{request}"
+
+
 def idle(queue: str) -> str:
     """Return the set of idle workers of ``queue``."""
     return f"{queue}:idle"
@@ -112,7 +126,7 @@ def wake(queue: str) -> str:
 
 def hand_over(queue: str, worker: str) -> str:
     """Return the channel on which ``worker`` is handed jobs that are claimed for it."""
-    return f"{queue}:wake:{worker}"
+    return f"{queue}:wake:claim:{worker}"
 
 
 def job(queue: str, job_id: str) -> str:  # noqa: ARG001 - arq's form ignores the queue

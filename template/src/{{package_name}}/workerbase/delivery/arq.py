@@ -10,6 +10,7 @@ from typing import Any
 from arq.jobs import Job
 
 from ..broker.enqueue import NewJob
+from ..broker.job_handle import JobHandle
 from ..types import Call
 from .clients import AppClients
 
@@ -41,7 +42,7 @@ class ArqAdapter(AppClients):
         The job need not exist; the methods of the handle say so. Use it in async code.
         """
         client = self.for_loop
-        return Job(job_id, client, self.config.queue_name, client.job_deserializer)
+        return JobHandle(job_id, client, self.config.queue_name, client.job_deserializer)
 
     def enqueue_sync(self, function: str | Call, *args: object, **kwargs: Any) -> str | None:
         """Enqueue a job without an event loop; the options are those of `enqueue`.

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +37,8 @@ class JobIntake:
     held: HeldLeases[Claim]
     run: Callable[[Claim], Coroutine[object, object, None]]
     """Runs a claimed job to its settlement."""
-    is_running: Callable[[str], bool]
-    """Whether a job's function runs in this process."""
+    renew_overdue: Callable[[], Awaitable[None]]
+    """Renews the leases of this process if that is overdue, before it claims its own jobs."""
     lease_seconds: float
 
     def __post_init__(self) -> None:
@@ -88,6 +88,7 @@ class JobIntake:
 
     async def claim(self, limit: int) -> float | None:
         """Claim and start jobs once; return how long to wait before the next claim, if at all."""
+        await self.renew_overdue()
         free, limit = max(0, self.free()), min(limit, MAX_JOBS)
         suspects = not any(claim.suspect for claim in self.held)
         asked = time.monotonic()
@@ -125,9 +126,11 @@ class JobIntake:
         self.worker.monitors.on_leases("job", "reclaimed", sum(claim.crashed for claim in claims))
         held = self.held.by_source[self.queue.name]
         for claim in claims:
-            if self.is_running(claim.job_id):
-                # Its lease had ended, and is ours again.
-                held[claim.job_id] = self._started[claim.job_id]
+            running = self._started.get(claim.job_id)
+            if running is not None and claim.crashed:
+                # Its lease had ended while it ran or was being settled, and is ours again.
+                running.owner = claim.owner
+                held[claim.job_id] = running
                 continue
             former, held[claim.job_id] = held.get(claim.job_id), claim
             if former is not None:
@@ -153,7 +156,7 @@ class JobIntake:
             # A process that was frozen may read it when other workers have run the job.
             if time.monotonic() - self._idle_since < self.lease_seconds:
                 try:
-                    claim = Claim.from_hand_over(self.queue.name, data)
+                    claim = Claim.from_hand_over(self.queue.name, self.name, data)
                 except ValueError as exc:
                     # Whoever may enqueue may publish here, too; a job that was handed over for
                     # real is run by another worker when its lease ends.

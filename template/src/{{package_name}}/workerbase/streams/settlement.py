@@ -166,7 +166,7 @@ class StreamSettlement:
         owned = await self._until_accepted(
             _SCHEDULE_RETRY,
             [stream, keys.job(self._queue_name, job_id), self._queue_name],
-            [entry_id, job_id, job, now + int(decision.delay * 1000)],
+            [entry_id, job_id, job, int(decision.delay * 1000)],
         )
         return "retried" if owned else "lease_lost"
 
