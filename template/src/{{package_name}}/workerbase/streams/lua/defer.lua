@@ -16,6 +16,7 @@
 -- entry.
 
 -- #include owned
+-- #include now
 
 local stream, deferred, types = unpack(KEYS)
 local group, consumer, entry_id, event_type = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -28,9 +29,8 @@ for i = 1, #fields, 2 do
   if fields[i] == '_deferred_at' then since = fields[i + 1] end
 end
 if limited and not since then
-  local now = redis.call('TIME')
   fields[#fields + 1] = '_deferred_at'
-  fields[#fields + 1] = string.format('%d', now[1] * 1000 + math.floor(now[2] / 1000))
+  fields[#fields + 1] = string.format('%.0f', now_ms())
 end
 redis.call('XADD', deferred, '*', unpack(fields))
 redis.call('SADD', types, event_type)

@@ -11,12 +11,13 @@
 -- ARGV[4] time after which a message has waited for too long, in ms
 -- Returns the number of messages brought back.
 
+-- #include now
+
 local deferred, stream, types = unpack(KEYS)
 local event_type, limit, min_age_ms, max_wait_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local newest = string.format('%d', math.max(0, now - min_age_ms))
+local now = now_ms()
+local newest = string.format('%.0f', math.max(0, now - min_age_ms))
 local entries = redis.call('XRANGE', deferred, '-', newest, 'COUNT', limit)
 for _, entry in ipairs(entries) do
   local id, fields = unpack(entry)
