@@ -80,8 +80,9 @@ class Recoverer:
             await self._start_all(leases, reclaimed)
         finally:
             for delivery in reclaimed:
-                # What the breaker put back waits in the queue, and stays ours.
-                if not delivery.started and delivery not in self.queue:
+                # What the breaker put back waits in the queue, and stays ours. At the end of the
+                # consumer, what is held is released.
+                if not (delivery.started or delivery in self.queue or self.queue.closed):
                     self.held.forget(delivery)
 
     async def _start_all(self, leases: StreamLeases, reclaimed: list[Delivery]) -> None:
