@@ -152,6 +152,18 @@ async def test_released_entries_can_be_reclaimed_at_once_and_count_as_undelivere
     assert reclaimed.deliveries == 1
 
 
+async def test_what_may_have_ended_a_worker_is_released_with_its_count(each: RedisClient) -> None:
+    await make_group(each)
+    (entry_id,) = await send(each, 1)
+    await read_as(each, "me")
+    mine = StreamLeases(each, STREAM, GROUP, "me", 10.0)
+    assert await mine.release_all(as_counted=[entry_id]) == 1
+    assert await mine.release_all() == 0, "once is enough"
+    (reclaimed,) = await StreamLeases(each, STREAM, GROUP, "other", 10.0).reclaim()
+    assert reclaimed.deliveries == 1
+    assert not reclaimed.counted
+
+
 async def test_only_a_consumer_that_holds_nothing_leaves_the_group(each: RedisClient) -> None:
     await make_group(each)
     (entry_id,) = await send(each, 1)

@@ -7,6 +7,7 @@ monitors pays nothing, and a monitor that raises is logged and never harms the w
 import contextlib
 import logging
 import sys
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class _Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if not isinstance(error, Exception):
+        if error is None or isinstance(error, CancelledError | GeneratorExit):
             return False
         logger.error("a monitor failed; the work goes on", exc_info=error)
         return True

@@ -48,7 +48,10 @@ _LAST_FAILURE = frozenset(
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
     """Return the fields that describe the error, its time and its origin."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    trace = "".join(traceback.format_exception(error))
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as exc:
+        trace = f"its traceback is not available ({type(exc).__name__})"
     return {
         ERROR_TYPE: type(error).__name__,
         ERROR: _writable(text_of(error)[:MAX_ERROR]),
@@ -122,10 +125,24 @@ def text_of(error: BaseException) -> str:
     """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
     if errors := grouped(error):
         return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
+    return str_of(error)
+
+
+def str_of(error: BaseException) -> str:
+    """Return ``str(error)``, whatever its class makes of that."""
     try:
         return str(error)
-    except Exception as exc:  # a failure must not fail to be reported
+    except BaseException as exc:
         return f"its text is not available ({type(exc).__name__})"
+
+
+def is_harmless(error: BaseException) -> bool:
+    """Whether others may catch ``error`` as an `Exception` and log its text."""
+    try:
+        str(error)
+    except BaseException:
+        return False
+    return isinstance(error, Exception)
 
 
 def _writable(text: str) -> str:

@@ -97,6 +97,9 @@ class JobEngine:
             loops.start("jobs: upkeep", self.upkeep.run())
             try:
                 await TaskSupervisor.run_until(stop, loops, core)
+            except BaseException:
+                self._worker.failed = True
+                raise
             finally:
                 await loops.cancel()
                 await self._drain(drain)
@@ -145,7 +148,9 @@ class JobEngine:
                 await self.executor.call_hook(hook, "after_job_end", attempt)
         except LeaseLostError:
             pass  # it was logged, and whoever holds the job settles it
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # it must not end this worker, and then the next one
             logger.exception("job %s could not be run to its end; it runs again", claim.job_id)
         finally:
             # A job that was released may have been claimed again before this.
@@ -172,7 +177,8 @@ class JobEngine:
                     drain,
                     len(late),
                 )
-                self.executor.draining = self.settlement.draining = True
+                self.settlement.draining = True
+                self.executor.draining = not self._worker.failed
                 # The others have ended, and are being settled.
                 for task in list(self.executor.running.values()):
                     task.cancel()

@@ -103,8 +103,8 @@ class JobExecutor:
             self._log_start(attempt)
             attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
-        except (GeneratorExit, KeyboardInterrupt):
-            raise  # discarded at the end of the loop; Ctrl-C where no handler can be set
+        except GeneratorExit:
+            raise  # discarded at the end of the loop
         except BaseException as raised:  # a task must not end the worker
             exc = attempt.error = attempt.result = unwrap(raised)
             self._judge(attempt, exc)

@@ -42,7 +42,7 @@ class PrefetchQueue(Generic[T]):
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
         self._next: tuple[T, asyncio.Event] | None = None
-        self._paused = self._closed = False
+        self._paused = self.closed = False
         self.running = 0
         self.idle = asyncio.Event()
         """Set while nothing runs."""
@@ -148,12 +148,12 @@ class PrefetchQueue(Generic[T]):
 
     def close(self) -> None:
         """Pause for good and forget what waits."""
-        self._paused = self._closed = True
+        self._paused = self.closed = True
         self._queue.clear()
 
     def unpause(self) -> None:
         """Undo `pause`; a closed queue stays closed."""
-        if not self._closed:
+        if not self.closed:
             self._paused = False
             self._wake_slots()
             self._wake_reader()

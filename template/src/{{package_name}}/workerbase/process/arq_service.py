@@ -22,6 +22,7 @@ from arq.jobs import Deserializer
 from ..broker import keys, trace_context
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
+from ..engine.failure_record import is_harmless, text_of
 from ..engine.retry_policy import Retry, unwrap
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
@@ -120,6 +121,9 @@ class ArqJobs(Service):
         loops.start("jobs: wake-ups", listener.run())
         try:
             await TaskSupervisor.run_until(stop, loops)
+        except BaseException:
+            context.failed = True
+            raise
         finally:
             # A job that is cancelled while arq starts it would wait for its in-progress key.
             self._worker.allow_pick_jobs = False
@@ -170,8 +174,9 @@ class ArqJobs(Service):
         for job_id, task in list(self._worker.tasks.items()):
             if task.done() and (task.cancelled() or task.exception()):
                 del self._worker.tasks[job_id]
-                error = "cancelled" if task.cancelled() else repr(task.exception())
-                logger.warning("job %s could not be ended (%s); arq runs it again", job_id, error)
+                error = None if task.cancelled() else task.exception()
+                why = "cancelled" if error is None else f"{type(error).__name__}: {text_of(error)}"
+                logger.warning("job %s could not be ended (%s); arq runs it again", job_id, why)
 
     async def _drain(self, drain: float) -> None:
         tasks: dict[str, asyncio.Task[None]] = dict(self._worker.tasks)
@@ -184,8 +189,9 @@ class ArqJobs(Service):
                     drain,
                     len(late),
                 )
-                with contextlib.suppress(*OUTAGE_ERRORS):
-                    await self._uncount([job_id for job_id, task in tasks.items() if task in late])
+                if not self._context.failed:
+                    with contextlib.suppress(*OUTAGE_ERRORS):
+                        await self._uncount([id_ for id_, task in tasks.items() if task in late])
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late, timeout=CANCEL_S)
@@ -239,7 +245,7 @@ class ArqJobs(Service):
                         outcome = "retried"
                         raise ArqRetry(decision.delay) from exc
                     outcome = "dead_lettered"
-                if isinstance(exc, Exception):
+                if is_harmless(exc):
                     raise
                 msg = f"the task raised {type(exc).__name__}"
                 raise WorkerError(msg) from exc  # a task must not end the worker

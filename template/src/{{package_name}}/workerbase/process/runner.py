@@ -6,6 +6,7 @@ heartbeat grows stale, and only SIGKILL helps.
 """
 
 import asyncio
+import contextlib
 import copy
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import cast
 from ..broker.availability import RedisAvailability
 from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
+from ..engine.failure_record import text_of
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
 from ..monitor import Monitor, Monitors
@@ -165,6 +167,9 @@ async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Eve
             heartbeat.watch(service.vitals)
             tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
         await TaskSupervisor.run_until(stop, tasks)
+    except BaseException:
+        worker.failed = True
+        raise
     finally:
         stop.set()
         heartbeat.set_state("draining")
@@ -211,7 +216,8 @@ def run(settings: ResolvedSettings) -> int:
     code = 1
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        runner.run(serve(settings))
+        loop = runner.get_loop()
+        _run_to_the_end(loop, loop.create_task(serve(settings), name="worker"))
         code = 0
     except WorkerError as exc:
         # An invalid setting needs one sentence; for anything else the cause's traceback is needed.
@@ -221,6 +227,29 @@ def run(settings: ResolvedSettings) -> int:
         with _killed_after(CLOSE_TIMEOUT_S, code):
             runner.close()
     return code
+
+
+def _run_to_the_end(loop: asyncio.AbstractEventLoop, worker: asyncio.Task[None]) -> None:
+    """Run ``worker``; drain it even where a task of the project ends the loop.
+
+    SystemExit and KeyboardInterrupt leave the loop from any task, and any task can stop it.
+    """
+    ended_by: BaseException | None = None
+    while not worker.done():
+        try:
+            loop.run_until_complete(worker)
+        except BaseException as exc:
+            if worker.done() and ended_by is None:
+                raise
+            if ended_by is None:
+                ended_by = exc
+                what = f"{type(exc).__name__}: {text_of(exc)}"
+                logger.critical("a task ended the event loop (%s); draining", what)
+                worker.cancel()
+    if ended_by is not None:
+        with contextlib.suppress(BaseException):
+            worker.result()  # retrieved, or asyncio would report it
+        raise ended_by
 
 
 def _exit(code: int) -> None:

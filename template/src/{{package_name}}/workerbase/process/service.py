@@ -180,6 +180,8 @@ class WorkerContext:
     """When each running job started, by the monotonic clock."""
     runs_services: bool = False
     """False under arq's own command, which runs jobs only."""
+    failed: bool = False
+    """Something other than a requested stop ends the worker: it counts against what ran."""
 
     @property
     def config(self) -> WorkerConfig:

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 from arq import cron as arq_cron
 from arq.cron import CronJob
 
+from ..engine.failure_record import is_harmless
 from ..engine.retry_policy import DeadLetter, Decision, ErrorTypes, Retry, RetryPolicy, unwrap
 from ..errors import MAX_DURATION_S, RegistrationError, WorkerError
 from ..types import Call, Ctx
@@ -21,7 +22,7 @@ from .service import worker_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit)
 """What a task raises to arq or to the event loop, not as a failure of its own."""
 
 
@@ -116,7 +117,7 @@ class Task(Generic[P, R]):
                 decision = await self.settle(ctx, exc, args, kwargs)
                 if isinstance(decision, Retry):
                     raise ArqRetry(decision.delay) from exc
-                if isinstance(exc, Exception):
+                if is_harmless(exc):
                     raise
                 msg = f"the task raised {type(exc).__name__}"
                 raise WorkerError(msg) from exc  # a task must not end the worker

@@ -66,6 +66,7 @@ class Consumer:
         # is never mistaken for ours.
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         redis = self._redis = worker.commands
+        self._worker = worker
         self._reader = reader
         self._router = router
         self._config = config
@@ -160,8 +161,12 @@ class Consumer:
         intake.start(f"{self.name}: recovery", self._recoverer.run())
         intake.start(f"{self.name}: resume", self._resumer.run())
         intake.start(f"{self.name}: janitor", self._janitor.run())
+        self._pool.serving = asyncio.current_task()
         try:
             await TaskSupervisor.run_until(stop, intake, core)
+        except BaseException:
+            self._worker.failed = True
+            raise
         finally:
             # Whatever ended the run, nobody reads on, and what can be released is.
             self._queue.close()
@@ -171,8 +176,9 @@ class Consumer:
 
     async def _drain(self, core: TaskSupervisor, drain: float) -> None:
         # What has not started goes first, and must not be held: its lease would be renewed.
+        uncounted = [lease.entry_id for lease in self._held if not lease.counted]
         self._held.forget_waiting()
-        await self._release({lease.entry_id for lease in self._held})
+        await self._release([lease.entry_id for lease in self._held], uncounted)
         if running := self._queue.running:
             logger.info("draining: %d handlers are running", running)
             await self._queue.wait_idle(drain)
@@ -183,6 +189,7 @@ class Consumer:
                 drain,
                 running,
             )
+        self._pool.closing = True
         await core.cancel()
         try:
             await self._settlement.acks.flush()
@@ -190,18 +197,24 @@ class Consumer:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
-        stuck = (slot.delivery for slot in self._pool.slots)
-        await self._release({delivery.entry_id for delivery in stuck if delivery is not None})
+        stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
+        # Any of what ran may be what ended the worker, unless the stop was requested.
+        failed = self._worker.failed
+        counted = [lease.entry_id for lease in self._held if failed or not lease.counted]
+        await self._release(stuck, counted)
         for leases in self._leases.values():
             try:
                 await leases.remove_self()
             except OUTAGE_ERRORS as exc:
                 logger.warning("could not leave the group of %s: %s", leases.stream, exc)
 
-    async def _release(self, keep: set[EntryId]) -> None:
+    async def _release(self, keep: list[EntryId], as_counted: list[EntryId]) -> None:
         await release(
             "entries",
-            {name: partial(leases.release_all, keep) for name, leases in self._leases.items()},
+            {
+                name: partial(leases.release_all, keep, as_counted)
+                for name, leases in self._leases.items()
+            },
             lambda stream: bool(self._held.by_source[stream]),
         )
 

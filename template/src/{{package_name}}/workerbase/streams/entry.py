@@ -25,6 +25,8 @@ class Delivery:
     """A slot has it; what has not started is released at once when the worker stops."""
     settling: bool = False
     """Its outcome is being written: Redis may have it and not have said so yet."""
+    counted: bool = True
+    """Redis counts this delivery; not yet if the entry was reclaimed and has not started."""
 
     @property
     def lease_id(self) -> EntryId:

@@ -50,11 +50,13 @@ class Slot:
         return self.timed_out and self.task is not None and self.task.cancelling() == 1
 
     def uncancel(self) -> bool:
-        """Take back what `cancel_late` did; true if the slot itself was cancelled, too."""
-        timed_out, self.timed_out = self.timed_out, False
-        if self.task is None:
+        """Take back all cancellations; false if there was none."""
+        self.timed_out = False
+        if self.task is None or not self.task.cancelling():
             return False
-        return bool(self.task.uncancel() if timed_out else self.task.cancelling())
+        while self.task.uncancel():
+            pass
+        return True
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,6 +76,10 @@ class HandlerPool:
         self._ignored = self.router.ignored
         self.breakers = Breakers(self.config.breaker_threshold, self.config.concurrency)
         self._last_error = ""
+        self.serving: asyncio.Task[object] | None = None
+        """The task of the consumer: its cancellation is that of the event loop."""
+        self.closing = False
+        """Cancellations come from the consumer."""
         self.slots = [Slot() for _ in range(self.config.concurrency)]
 
     def oldest(self) -> Slot | None:
@@ -88,8 +94,23 @@ class HandlerPool:
         note = f"the breaker is open: all fail of {names}, the last with {self._last_error}"
         return note if names else ""
 
+    @property
+    def _ending(self) -> bool:
+        """Whether a cancelled slot is to end; else a handler has cancelled its own task."""
+        return self.closing or (self.serving is not None and self.serving.cancelling() > 0)
+
     async def run(self, slot: Slot) -> None:
-        """Handle what the queue has until cancelled."""
+        """Handle what the queue has until the consumer ends."""
+        while True:
+            try:
+                await self._work(slot)
+            except asyncio.CancelledError:
+                if self._ending:
+                    raise
+                logger.warning("something that a handler left behind cancelled its task")
+                slot.uncancel()
+
+    async def _work(self, slot: Slot) -> None:
         streak = 0
         while True:
             delivery = self.queue.take()
@@ -136,9 +157,13 @@ class HandlerPool:
                 await self._failed(delivery, header, error, seconds)
         except OUTAGE_ERRORS as exc:
             logger.warning("%s is not settled (%s); it is redelivered", delivery, exc)
-        except Exception:  # it must not end this worker, and then the next one
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and self._ending:
+                raise
+            # It must not end this worker, and then the next one.
             logger.exception("%s cannot be settled; it is redelivered after its lease", delivery)
             self.held.forget(delivery)
+            slot.uncancel()
         finally:
             if trial:
                 self.breakers.end_trial()
@@ -162,17 +187,24 @@ class HandlerPool:
             else:
                 await self._handle(slot, delivery, header)
         except asyncio.CancelledError as exc:
-            if slot.uncancel():
-                raise  # the drain is over; the entry is released
+            if self._ending:
+                raise  # the entry is released
             return exc  # the handler cancelled itself
-        except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
-            raise
         except BaseException as exc:  # a handler must not end the worker
             return unwrap(exc)
         finally:
             slot.delivery = None
-            slot.uncancel()
+            if not self._ending and slot.uncancel():
+                await self._absorb_cancellation()
         return None
+
+    async def _absorb_cancellation(self) -> None:
+        """Receive a cancellation that a handler left pending, in place of the next handler."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._ending:
+                raise
 
     async def _handle(self, slot: Slot, delivery: Delivery, header: EntryHeader) -> None:
         if header.problem or header.event_type is None:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from ..broker import codec
 from ..broker.scripts import Script
 from ..leasing.terms import IDLE_SHARE
-from ..types import EntryId, RedisClient, StreamName
+from ..types import EntryId, RedisArg, RedisClient, StreamName
 from .entry import Delivery
+
+RELEASED_IDLE_MS = 86_400_000
+"""Idle time that a released entry is given, in milliseconds: longer than any lease."""
 
 _RENEW = Script.load(__name__, "renew")
 _RECLAIM = Script.load(__name__, "reclaim")
@@ -66,6 +69,7 @@ class StreamLeases:
                 fields or [],
                 deliveries,
                 deleted=fields is None,
+                counted=False,
             )
             for entry_id, deliveries, fields in reply
         ]
@@ -75,12 +79,18 @@ class StreamLeases:
         delivery.deliveries = await _COUNT_DELIVERY(
             self.redis, [self.stream], [self.group, self.consumer, delivery.entry_id]
         )
-        return delivery.deliveries > 0
+        delivery.counted = delivery.deliveries > 0
+        return delivery.counted
 
-    async def release_all(self, keep: Collection[str] = ()) -> int:
-        """Let other consumers reclaim all entries but ``keep`` at once; return how many."""
-        args = [self.group, self.consumer, *keep]
-        return int(await _RELEASE(self.redis, [self.stream], args))
+    async def release_all(
+        self, keep: Collection[str] = (), as_counted: Collection[str] = ()
+    ) -> int:
+        """Let other consumers reclaim all entries but ``keep`` at once; return how many.
+
+        The delivery to this consumer is not counted, except that ``as_counted`` keep their counts.
+        """
+        head: list[RedisArg] = [self.group, self.consumer, RELEASED_IDLE_MS, len(keep)]
+        return int(await _RELEASE(self.redis, [self.stream], [*head, *keep, *as_counted]))
 
     async def remove_self(self) -> bool:
         """Remove the consumer from the group, unless it still holds entries."""

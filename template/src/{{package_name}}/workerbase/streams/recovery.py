@@ -79,7 +79,8 @@ class Recoverer:
             await self._start_all(leases, reclaimed)
         finally:
             for delivery in reclaimed:
-                if not delivery.started:
+                # At the end of the consumer, what is held is released.
+                if not (delivery.started or self.queue.closed):
                     self.held.forget(delivery)
 
     async def _start_all(self, leases: StreamLeases, reclaimed: list[Delivery]) -> None:
