@@ -57,11 +57,15 @@ class InvalidEventError(PermanentError):
     @classmethod
     def from_validation_error(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
         """Describe ``error`` without the payload, which may hold secrets."""
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        return cls(f"{event_type}: {problems}")
+        return cls(f"{event_type}: {describe_problems(error)}")
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Name each field that is wrong and why, without the values, which may be secret."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
 
 
 class TransientError(WorkerError):
