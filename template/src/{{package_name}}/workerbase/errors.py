@@ -23,6 +23,10 @@ MAX_DURATION_S = 1e9
 """Maximum of every setting and delay, in seconds: some thirty years."""
 
 
+MAX_PROBLEMS = 20
+"""Number of fields that are named where more are wrong."""
+
+
 class WorkerError(Exception):
     """Base of all errors raised by the worker base."""
 
@@ -62,10 +66,12 @@ class InvalidEventError(PermanentError):
 
 def describe_problems(error: ValidationError) -> str:
     """Name each field that is wrong and why, without the values, which may be secret."""
-    return "; ".join(
+    found = [
         f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False)
-    )
+    ]
+    more = len(found) - MAX_PROBLEMS
+    return "; ".join(found[:MAX_PROBLEMS]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 class TransientError(WorkerError):

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
+from ..engine.failure_record import text_of
 from ..errors import JobFailedError, PayloadError
 from ..types import Fields, Payload, RedisArg
 
@@ -59,7 +60,7 @@ _READ = {name: read for name, _, _, read in _TAGGED}
 
 def _to_tagged(value: object) -> object:
     if isinstance(value, BaseException):
-        return {"__type__": "error", "name": type(value).__name__, "text": str(value)}
+        return {"__type__": "error", "name": type(value).__name__, "text": text_of(value)}
     for name, kind, write, _ in _TAGGED:
         if isinstance(value, kind):
             return {"__type__": name, "v": write(value)}
