@@ -24,6 +24,11 @@ class Delivery:
     """A slot has it; what has not started is released at once when the worker stops."""
     settling: bool = False
     """Its outcome is being written: Redis may have it and not have said so yet."""
+    size: int = 0
+    """Size of the fields, in bytes."""
+
+    def __post_init__(self) -> None:
+        self.size = sum(map(len, self.fields))
 
     @property
     def lease_id(self) -> EntryId:

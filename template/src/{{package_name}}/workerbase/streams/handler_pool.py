@@ -132,7 +132,7 @@ class HandlerPool:
             logger.exception("%s cannot be settled; it is redelivered after its lease", delivery)
             self.held.forget(delivery)
         finally:
-            self.queue.done(time.monotonic() - slot.started)
+            self.queue.done(time.monotonic() - slot.started, delivery.size)
 
     async def _attempt(
         self, slot: Slot, delivery: Delivery, header: EntryHeader
