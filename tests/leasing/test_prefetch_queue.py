@@ -3,13 +3,14 @@
 import asyncio
 from dataclasses import dataclass
 
-from workerbase.leasing.prefetch_queue import PrefetchQueue
+from workerbase.leasing.prefetch_queue import MAX_HELD_BYTES, PrefetchQueue
 
 
 @dataclass(eq=False)
 class Item:
     number: int
     started: bool = False
+    size: int = 0
 
 
 async def turn(count: int = 5) -> None:
@@ -38,7 +39,7 @@ async def test_fast_work_lets_the_queue_fetch_ahead_and_slow_work_does_not() -> 
 
 async def test_running_items_leave_less_room() -> None:
     queue = PrefetchQueue[Item](4, 0)
-    queue.add(Item(number) for number in range(3))
+    queue.add([Item(number) for number in range(3)])
     for _ in range(3):
         queue.take()
     assert await queue.room() == 1
@@ -47,7 +48,7 @@ async def test_running_items_leave_less_room() -> None:
 async def test_items_are_fetched_in_large_batches_while_some_wait() -> None:
     queue = PrefetchQueue[Item](20, 500)
     queue._mean_s = 1e-4
-    queue.add(Item(number) for number in range(300))
+    queue.add([Item(number) for number in range(300)])
     reader = asyncio.create_task(queue.room())
     await turn()
     assert not reader.done(), "220 of 520 are not worth a round trip yet"
@@ -194,3 +195,46 @@ async def test_one_slot_wakes_for_each_item() -> None:
     assert woken == [0, 1]
     slots[2].cancel()
     await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_large_items_leave_less_room_and_one_always_fits() -> None:
+    mb = 1024 * 1024
+    queue = PrefetchQueue[Item](100, 500)
+    assert await queue.room() <= MAX_HELD_BYTES // 1_000_000, "the first sizes are not known"
+    queue.add([Item(number, size=2 * mb) for number in range(20)])
+    queue._mean_s = 1e-4
+    items = [queue.take() for _ in range(20)]
+    assert await queue.room() <= (MAX_HELD_BYTES - 40 * mb) // mb
+    queue.add([Item(1, size=100 * mb)])
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    for item in items:
+        queue.done(1e-4, item.size if item else 0)
+    queue.take()
+    queue.done(1e-4, 100 * mb)
+    assert await reader >= 1
+    assert queue._held_bytes == 0
+    queue.add([Item(2, size=100 * MAX_HELD_BYTES)])
+    queue.take()
+    queue.done(1e-4, 100 * MAX_HELD_BYTES)
+    assert await queue.room() == 1
+
+
+async def test_what_is_dropped_put_back_or_started_exclusively_is_counted_once() -> None:
+    queue = PrefetchQueue[Item](2, 10)
+    first, second = Item(1, size=10), Item(2, size=20)
+    queue.add([first, second])
+    assert queue.take() is first
+    queue.put_back(first)
+    queue.done(0.1, first.size)
+    assert queue._held_bytes == 30
+    queue.drop({first})
+    assert queue._held_bytes == 20
+    starting = asyncio.create_task(queue.start_exclusively(Item(3, size=40)))
+    await turn()
+    assert queue.take() is not None
+    await starting
+    assert queue._held_bytes == 60
+    queue.close()
+    assert queue._held_bytes == 40

@@ -12,6 +12,7 @@ from arq.utils import timestamp_ms, to_ms
 
 from ..types import Call, RedisArg, RedisClient, SyncRedisClient
 from . import codec, keys, trace_context
+from .arguments import check_arguments
 from .job_handle import JobHandle
 from .scripts import Script
 
@@ -34,7 +35,8 @@ class QueueClient(ArqRedis):
             The job, or None if a job with this ``_job_id`` exists.
 
         Raises:
-            PayloadError: it is larger than `max_payload_bytes`.
+            PayloadError: it is larger than `max_payload_bytes`, or an argument would be read
+                differently from how it is.
         """
         new = self.new_job(function, *args, **kwargs)
         if not await new.enqueue(cast("RedisClient", self)):
@@ -116,7 +118,8 @@ class NewJob:
         Raises:
             RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
             arq.jobs.SerializationError: an argument cannot be serialized.
-            PayloadError: the job is larger than ``_max_payload_bytes``.
+            PayloadError: the job is larger than ``_max_payload_bytes``, or an argument would be
+                read differently from how it is.
         """
         if isinstance(function, Call):
             args, kwargs = function.args, dict(function.kwargs)
@@ -128,6 +131,8 @@ class NewJob:
         if _defer_until is not None:
             due = str(int(_defer_until.timestamp() * 1000))
         expires = str(to_ms(_expires) or f"+{_expires_extra_ms}")
+        if _serializer is codec.dumps:
+            check_arguments(f"job {function}", dict(enumerate(args, 1)) | kwargs)
         write = trace_context.with_trace(_serializer)
         job = serialize_job(function, args, kwargs, _job_try, timestamp_ms(), serializer=write)
         codec.check_size(f"job {function}", [job], _max_payload_bytes)

@@ -23,7 +23,8 @@ class ArqAdapter(AppClients):
         ConfigError: the environment is wrong.
         redis.exceptions.RedisError: Redis did not accept the job.
         arq.jobs.SerializationError: an argument has no JSON form.
-        PayloadError: the job is larger than ``WORKER_MAX_PAYLOAD``.
+        PayloadError: the job is larger than ``WORKER_MAX_PAYLOAD``, or an argument would be read
+            differently from how it is.
     """
 
     async def enqueue(self, function: str | Call, *args: object, **kwargs: object) -> Job | None:

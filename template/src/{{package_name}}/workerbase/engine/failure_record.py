@@ -5,12 +5,12 @@ Their names start with ``_``, so that the message can be replayed as it was.
 
 import hashlib
 import re
-import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
 from .retry_policy import Reason, grouped
+from .text import MAX_ERROR, bounded, traceback_of, writable
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 """Fields of a message: event type, JSON of the model, message id, retries so far."""
@@ -36,7 +36,7 @@ FULL = (
 
 MAX_DIGITS = 10
 """Maximum digits of a count; Python refuses to parse 4,300 of them."""
-MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
+MAX_HISTORY = 20
 
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
@@ -48,14 +48,10 @@ _LAST_FAILURE = frozenset(
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
     """Return the fields that describe the error, its time and its origin."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except BaseException as exc:
-        trace = f"its traceback is not available ({type(exc).__name__})"
     return {
         ERROR_TYPE: type(error).__name__,
-        ERROR: _writable(text_of(error)[:MAX_ERROR]),
-        TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
+        ERROR: writable(text_of(error)),
+        TRACEBACK: traceback_of(error),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
         ENTRY_ID: entry_id,
@@ -66,7 +62,7 @@ def history_entry(error: BaseException, attempt: int) -> dict[str, Any]:
     """Return one failure of a job as its history keeps it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     what = f"{type(error).__name__}: {text_of(error)}"
-    return {"attempt": attempt, "at": now, "error": _writable(what[:MAX_ERROR])}
+    return {"attempt": attempt, "at": now, "error": writable(bounded(what, MAX_ERROR))}
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:
@@ -122,17 +118,13 @@ def fingerprint(payload: Payload) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
+    """Return ``str(error)``, bounded, whatever its class makes of it; of a group, its errors."""
     if errors := grouped(error):
-        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
-    return str_of(error)
-
-
-def str_of(error: BaseException) -> str:
-    """Return ``str(error)``, whatever its class makes of that."""
+        texts = "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
+        return bounded(texts, MAX_ERROR)
     try:
-        return str(error)
-    except BaseException as exc:
+        return bounded(str(error), MAX_ERROR)
+    except BaseException as exc:  # a failure must not fail to be reported
         return f"its text is not available ({type(exc).__name__})"
 
 
@@ -143,11 +135,6 @@ def is_harmless(error: BaseException) -> bool:
     except BaseException:
         return False
     return isinstance(error, Exception)
-
-
-def _writable(text: str) -> str:
-    """Return ``text`` without lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def number(value: str | None) -> int:

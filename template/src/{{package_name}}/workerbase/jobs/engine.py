@@ -139,7 +139,7 @@ class JobEngine:
                 await self.executor.run(attempt)
             finally:
                 self.executor.running.pop(claim.job_id, None)
-                self.intake.finished(time.monotonic() - started)
+                self.intake.finished(claim, time.monotonic() - started)
             await asyncio.shield(self.settlement.settle(attempt))
             if isinstance(attempt.decision, Retry):
                 self.intake.wake()  # it may be due

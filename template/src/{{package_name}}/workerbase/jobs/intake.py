@@ -17,9 +17,9 @@ from ..broker import keys
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
 from ..leasing.held_leases import HeldLeases
-from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..process.service import WorkerContext
-from .queue import MAX_JOBS, Claim, JobQueue
+from .queue import Claim, JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class JobIntake:
     async def claim(self, limit: int) -> float | None:
         """Claim and start jobs once; return how long to wait before the next claim, if at all."""
         await self.renew_overdue()
-        free, limit = max(0, self.free()), min(limit, MAX_JOBS)
+        free, limit = max(0, self.free()), min(limit, MAX_FETCHED)
         suspects = not any(claim.suspect for claim in self.held)
         asked = time.monotonic()
         idle = self.listener.listening and asked > self._idle_until
@@ -115,9 +115,9 @@ class JobIntake:
         """Return the number of free slots for which no job waits here."""
         return self._max_jobs - self.prefetched.running - len(self.prefetched)
 
-    def finished(self, seconds: float) -> None:
-        """Record that a function ran for ``seconds`` and its slot is free."""
-        self.prefetched.done(seconds)
+    def finished(self, claim: Claim, seconds: float) -> None:
+        """Record that the function of a job ran for ``seconds`` and its slot is free."""
+        self.prefetched.done(seconds, claim.size)
         self._start_ready()
         if self._more:
             self._wake.set()

@@ -59,6 +59,11 @@ class Claim:
         return self.job_id
 
     @property
+    def size(self) -> int:
+        """Size of the serialized job, in bytes."""
+        return len(self.job or b"")
+
+    @property
     def crashed(self) -> bool:
         """Whether its last worker died: its score is the end of a lease (``lua/claim.lua``)."""
         return self.score % 1 > 0

@@ -1,13 +1,14 @@
 """Messages or jobs that this process has fetched and not yet started.
 
 A few wait here so that a free slot never waits for Redis. The queue holds no more than is handled
-within `AHEAD_S`: what waits behind slow handlers here could be running in another worker.
+within `AHEAD_S`: what waits behind slow handlers here could be running in another worker. Nor does
+it hold more than `MAX_HELD_BYTES`, whatever the size of the items, but always one.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -16,11 +17,22 @@ class Startable(Protocol):
 
     started: bool
 
+    @property
+    def size(self) -> int:
+        """Size of what was fetched, in bytes."""
+        ...
+
 
 T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Maximum size of what waits and runs, in bytes; it is exceeded by what one fetch brings along."""
+MAX_FETCHED = 256
+"""Maximum number of items of one fetch, whose sizes are not known before."""
+_ASSUMED_BYTES, _ASSUMED_ITEMS = 1_000_000, 8
+"""The size of items before any was fetched, and how many fetched ones outweigh it."""
 _SMOOTHING = 0.05
 _FASTEST_S = 1e-4
 
@@ -41,6 +53,8 @@ class PrefetchQueue(Generic[T]):
         self._reader: asyncio.Future[None] | None = None
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
+        self._mean_bytes: float = _ASSUMED_BYTES
+        self._held_bytes = 0
         self._next: tuple[T, asyncio.Event] | None = None
         self._paused = self.closed = False
         self.running = 0
@@ -57,6 +71,8 @@ class PrefetchQueue(Generic[T]):
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
         room = limit - len(self._queue) - self.running
+        if room > (fitting := self.fitting()):
+            return fitting
         # Read in large bites while there is something left to do, at once when there is not.
         return room if not self._queue or room * 2 >= limit else 0
 
@@ -70,8 +86,16 @@ class PrefetchQueue(Generic[T]):
                 self._reader = None
         return room
 
-    def add(self, items: Iterable[T]) -> None:
+    def fitting(self) -> int:
+        """Return how many more items are expected to fit; one if nothing is held."""
+        fitting = int((MAX_HELD_BYTES - self._held_bytes) / max(self._mean_bytes, 1))
+        return fitting if self._held_bytes else max(fitting, 1)
+
+    def add(self, items: Sequence[T]) -> None:
         """Append items to the queue."""
+        size, weight = sum([item.size for item in items]), len(items) + _ASSUMED_ITEMS
+        self._mean_bytes = (self._mean_bytes * _ASSUMED_ITEMS + size) / weight
+        self._held_bytes += size
         self._queue.extend(items)
         self._wake_slots()
 
@@ -82,6 +106,7 @@ class PrefetchQueue(Generic[T]):
         if self._next is not None:
             item, taken = self._next
             self._next = None
+            self._held_bytes += item.size
             taken.set()
             return self._start(item)
         if self._paused or not self._queue:
@@ -94,8 +119,9 @@ class PrefetchQueue(Generic[T]):
         self.idle.clear()
         return item
 
-    def done(self, seconds: float) -> None:
-        """Record that an item ran for ``seconds``."""
+    def done(self, seconds: float, size: int = 0) -> None:
+        """Record that an item of ``size`` bytes ran for ``seconds``."""
+        self._held_bytes -= size
         self._mean_s += _SMOOTHING * (seconds - self._mean_s)
         self.running -= 1
         if not self.running:
@@ -148,6 +174,7 @@ class PrefetchQueue(Generic[T]):
 
     def close(self) -> None:
         """Pause for good and forget what waits."""
+        self._held_bytes -= sum(item.size for item in self._queue)
         self._paused = self.closed = True
         self._queue.clear()
 
@@ -160,6 +187,7 @@ class PrefetchQueue(Generic[T]):
 
     def drop(self, lost: set[T]) -> None:
         """Forget waiting items whose leases are lost."""
+        self._held_bytes -= sum(item.size for item in self._queue if item in lost)
         self._queue = deque(item for item in self._queue if item not in lost)
         # There may be room now, and with nothing running nobody else would say so.
         self._wake_reader()

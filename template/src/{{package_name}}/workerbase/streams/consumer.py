@@ -20,7 +20,7 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
-from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
 from ..monitor import Outcome
 from ..process.service import WorkerContext
@@ -273,7 +273,7 @@ class Consumer:
         streams = self._router.streams
         block = ("BLOCK", self._block_ms) if self._block_ms is not None else ()
         # COUNT applies to each stream, so a busy stream cannot starve the others.
-        count = max(1, room // len(streams))
+        count = max(1, min(room, MAX_FETCHED) // len(streams))
         reply: list[Any] | None = await self._reader.execute_command(
             "XREADGROUP", "GROUP", self._config.consumer_group, self.name, "COUNT", count,
             *block, "STREAMS", *streams, *[">"] * len(streams),

@@ -27,6 +27,11 @@ class Delivery:
     """Its outcome is being written: Redis may have it and not have said so yet."""
     counted: bool = True
     """Redis counts this delivery; not yet if the entry was reclaimed and has not started."""
+    size: int = 0
+    """Size of the fields, in bytes."""
+
+    def __post_init__(self) -> None:
+        self.size = sum(map(len, self.fields))
 
     @property
     def lease_id(self) -> EntryId:

@@ -167,7 +167,7 @@ class HandlerPool:
         finally:
             if trial:
                 self.breakers.end_trial()
-            self.queue.done(time.monotonic() - slot.started)
+            self.queue.done(time.monotonic() - slot.started, delivery.size)
 
     def _concerns_others(self, delivery: Delivery, header: EntryHeader) -> bool:
         """Whether a message is that of another consumer group, or of a type to be ignored."""

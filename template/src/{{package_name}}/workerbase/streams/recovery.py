@@ -53,10 +53,11 @@ class Recoverer:
                         self.worker.availability.record_failure(exc, "reclaiming abandoned entries")
 
     async def _reclaim(self, leases: StreamLeases) -> None:
-        """Reclaim as many entries as there are slots, and start them."""
+        """Reclaim as many entries as there are slots, and room, and start them."""
         held = self.held.by_source[leases.stream]
         reclaimed: list[Delivery] = []
-        for delivery in await leases.reclaim(self.config.concurrency):
+        limit = max(1, min(self.config.concurrency, self.queue.fitting()))
+        for delivery in await leases.reclaim(limit):
             if delivery.deleted:
                 logger.error(
                     "%s was deleted while it was pending, probably by XTRIM or XDEL: its message "
