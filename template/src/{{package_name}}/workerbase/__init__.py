@@ -4,7 +4,7 @@ The names that a project builds on are exported here; those of a feature by its 
 as ``workerbase.streams``. `docs/architecture.md` of the template describes the whole. To read it,
 from the contract inwards:
 
-- `base`, `config`, `task_utils`, `types`, `errors`, `monitor`: the contract
+- `base`, `config`, `environment`, `task_utils`, `types`, `errors`, `monitor`: the contract
 - `process`: one worker process; `process.service` is the seam to what it runs
 - `engine`: decisions without Redis; `broker`: Redis without decisions
 - `leasing`: what services share that lease their work

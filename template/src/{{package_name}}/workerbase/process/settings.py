@@ -256,8 +256,9 @@ def _config(cls: type, declared: Mapping[str, Any], services: Sequence[Service])
             changes[name] = value.total_seconds()
     if not changes:
         return config
+    current = {name: getattr(config, name) for name in type(config).model_fields}
     try:
-        return type(config).model_validate({**config.model_dump(), **changes})
+        return type(config).model_validate({**current, **changes})
     except ValidationError as exc:
         problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors())
         msg = f"{cls.__name__}: {problems}"
