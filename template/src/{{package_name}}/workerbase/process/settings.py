@@ -29,7 +29,7 @@ from . import hooks
 from .arq_names import Function, Worker, func
 from .schedules import check_cron_jobs
 from .service import HEALTH_CHECK_INTERVAL_S, ResolvedSettings, Service, WorkerContext
-from .task import AnyFunction, FunctionList, Task
+from .task import AnyFunction, FunctionList, Task, as_declared
 
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
@@ -164,7 +164,7 @@ def _merge(
         package=cls.__module__.partition(".")[0],
         config=config,
         functions=_functions(cls, core_functions, get("functions", ())),
-        cron_jobs=check_cron_jobs(cls.__name__, get("cron_jobs")),
+        cron_jobs=tuple(map(as_declared, check_cron_jobs(cls.__name__, get("cron_jobs")))),
         services=services,
         monitors=tuple(get("monitors", ())),
         on_startup=hooks.before(startup, get("on_startup")),
@@ -298,18 +298,20 @@ def _functions(
     functions: dict[str, Function] = {}
     for declared in (*core, *own):
         if isinstance(declared, Task):
-            task = declared.for_arq()
+            tasks = [declared.for_arq(name) for name in (declared.name, *declared.aliases)]
         elif isinstance(declared, Function):
-            task = declared
+            tasks = [as_declared(declared)]
         elif inspect.iscoroutinefunction(declared):
-            task = func(cast("Any", declared))
+            tasks = [func(cast("Any", declared))]
         else:
             msg = f"{cls.__name__}.functions: {declared!r} is not an async function"
             raise SettingsError(msg)
-        known = functions.setdefault(task.name, task)
-        if known is not task and known.coroutine is not task.coroutine:
-            msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
-            raise SettingsError(msg)
+        for task in tasks:
+            known = functions.setdefault(task.name, task)
+            runs, other = (Task.from_function(f) or f.coroutine for f in (known, task))
+            if runs is not other:
+                msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
+                raise SettingsError(msg)
     return tuple(functions.values())
 
 
