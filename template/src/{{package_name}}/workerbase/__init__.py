@@ -12,6 +12,8 @@ from the contract inwards:
 - `streams`, `jobs`, `telemetry`, `testing`, `devtools`: features, which a project may leave out
 """
 
+from typing import TYPE_CHECKING
+
 from .base import (
     CORE_FUNCTIONS,
     BaseArqService,
@@ -25,6 +27,9 @@ from .errors import PermanentError, TransientError, WorkerError
 from .process.service import Service, WorkerContext
 from .task_utils import task
 from .types import Ctx
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 __all__ = [
     "CORE_FUNCTIONS",

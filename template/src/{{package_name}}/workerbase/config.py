@@ -1,6 +1,6 @@
 """Settings of a worker, read from ``WORKER_*`` variables and ``.env``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -13,6 +13,9 @@ from .errors import MAX_DURATION_S
 Seconds = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
 
 DEFAULT_HEALTH_FILE = "/tmp/arq_worker_healthy"  # noqa: S108 - the documented path of the probe
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 
 def health_path() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Never, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, cast
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -15,6 +15,9 @@ from .errors import RegistrationError, WorkerError
 from .process.service import WorkerContext
 from .process.task import Task
 from .types import Call, Ctx
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 __all__ = [
     "JobInfo",

@@ -58,6 +58,17 @@ _AS_DECLARED = frozenset(
 )
 """Settings that are taken as a class declares them."""
 _IN_CONFIG = ("max_jobs", "job_timeout", "max_retries", "queue_name", "poll_delay", "keep_result")
+_ELSEWHERE = "is not read by streams, commands and applications; set WORKER_REDIS_DSN, or `config`"
+_INSTEAD = {
+    # They would hold for arq's own command only.
+    "redis_settings": _ELSEWHERE,
+    "redis_pool": _ELSEWHERE,
+    "router": "is not a worker setting; write services = (Streams(router),)",
+    "retry_delay": (
+        "is a name of codex-platform; set WORKER_RETRY_BACKOFF, or @task(backoff=…) of one task"
+    ),
+}
+"""What stands for settings of arq and of other bases."""
 _PROCESS_HOOKS = ("on_startup", "on_shutdown")
 _RESOLVED = "_resolved"
 _DECLARED = "_declared"
@@ -130,15 +141,8 @@ def _inherited(cls: type, root: type) -> dict[str, Any]:
 
 
 def _check_name(base: type, name: str) -> None:
-    if name in ("redis_settings", "redis_pool"):
-        # They would hold for arq's own command only.
-        msg = (
-            f"{base.__name__}.{name} is not read by streams, commands and applications; set "
-            "WORKER_REDIS_DSN, or `config`"
-        )
-        raise SettingsError(msg)
-    if name == "router":
-        msg = f"{base.__name__}.router is not a worker setting; write services = (Streams(router),)"
+    if name in _INSTEAD:
+        msg = f"{base.__name__}.{name} {_INSTEAD[name]}"
         raise SettingsError(msg)
     if name not in _ARQ_NAMES | _OWN_NAMES:
         near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
