@@ -106,7 +106,17 @@ def test_the_contract_can_be_read_in_one_sitting() -> None:
 
 def test_the_top_level_holds_the_contract_and_packages() -> None:
     modules = {path.stem for path in BASE.glob("*.py")}
-    assert modules == {"__init__", "base", "config", "errors", "monitor", "task_utils", "types"}
+    contract = {
+        "base",
+        "config",
+        "environment",
+        "errors",
+        "former_names",
+        "monitor",
+        "task_utils",
+        "types",
+    }
+    assert modules == {"__init__", *contract}
     packages = {path.name for path in BASE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert all((BASE / name / "__init__.py").exists() for name in packages)
 

@@ -5,7 +5,7 @@ It reads from top to bottom as the design states it. The machinery behind it is 
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from arq.cron import CronJob
 from arq.jobs import Job
@@ -21,6 +21,9 @@ from .process.service import Lifespan, Service
 from .process.settings import resolve
 from .process.task import AnyFunction, FunctionList
 from .types import Call, Ctx, FieldValue, Hook, RedisClient
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 
 async def base_startup(ctx: Ctx) -> None:

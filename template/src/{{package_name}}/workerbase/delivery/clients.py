@@ -11,6 +11,7 @@ import redis
 from ..broker.client import connect, connect_sync
 from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
+from ..errors import ConfigError
 from ..types import RedisClient
 
 
@@ -25,11 +26,20 @@ class AppClients:
     Args:
         config: where Redis is, or what loads that when it is first needed, such as `Config.load`;
             read from the environment if not given.
+
+    Raises:
+        ConfigError: ``config`` is something else, such as arq's RedisSettings.
     """
 
     def __init__(
         self, config: WorkerConfig | Callable[[], WorkerConfig] = WorkerConfig.load
     ) -> None:
+        if not isinstance(config, WorkerConfig) and not callable(config):
+            msg = (
+                f"{type(self).__name__} is given a {type(config).__name__}, not a WorkerConfig: "
+                "set WORKER_REDIS_DSN and give it nothing, or WorkerConfig(redis_dsn=…)"
+            )
+            raise ConfigError(msg)
         self._given = config
         self._by_loop: dict[
             asyncio.AbstractEventLoop, tuple[QueueClient, AsyncGenerator[None, None]]

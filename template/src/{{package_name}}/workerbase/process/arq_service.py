@@ -240,7 +240,9 @@ class ArqJobs(Service):
             except BaseException as exc:
                 error = unwrap(exc) if task else exc
                 if task is not None:
-                    decision = await task.settle(ctx, exc, args, kwargs)
+                    decision = await task.settle(
+                        ctx, exc, args, kwargs, name=function.name, tries=function.max_tries
+                    )
                     if isinstance(decision, Retry):
                         outcome = "retried"
                         raise ArqRetry(decision.delay) from exc

@@ -7,6 +7,9 @@ from ..monitor import Work
 from ..types import EntryId, StreamName
 from .breaker import EventKey
 
+MAX_NAMES = 200
+"""Maximum length of the names of fields in an error, in characters."""
+
 
 @dataclass(slots=True, eq=False)
 class Delivery:
@@ -37,6 +40,15 @@ class Delivery:
     def lease_id(self) -> EntryId:
         """The entry id."""
         return self.entry_id
+
+    def without(self, field: str) -> str:
+        """Say that a field is missing, and which there are; their values may be secrets."""
+        names = [name.decode(errors="replace") for name in self.fields[::2]]
+        found = ", ".join(sorted(n for n in names if not n.startswith("_"))) or "none"
+        return (
+            f"the entry has no {field!r} field (its fields: {found[:MAX_NAMES]}); an entry has "
+            "'type' and 'data', the event as JSON, as `publish` and EventPublisher write it"
+        )
 
     def __str__(self) -> str:
         """Name the entry in the log."""
@@ -85,7 +97,7 @@ class EntryHeader:
                 case _:
                     pass
         if header.event_type is None:
-            header.problem = "the entry has no 'type' field"
+            header.problem = delivery.without("type")
         return header
 
     def _count(self, retries: bytes) -> None:

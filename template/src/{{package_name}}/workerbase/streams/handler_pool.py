@@ -210,6 +210,8 @@ class HandlerPool:
         if header.problem or header.event_type is None:
             raise InvalidEventError(header.problem)
         route = self.router.route(delivery.source, header.event_type)
+        if not header.data:
+            raise InvalidEventError(delivery.without("data"))
         context = EventContext(
             header.message_id,
             route.model.event_type,
