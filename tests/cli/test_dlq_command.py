@@ -61,6 +61,7 @@ def test_dead_letters_of_a_worker_are_grouped_shown_and_sent_back(project: Proje
     many, one = answer(project, "ls")["orders:dlq"]
     assert (many["count"], many["reason"]) == (2, "retries")
     assert many["error"].startswith("ValueError: order ")
+    assert many["where"] == "tinyworker.worker:on_order"
     assert many["oldest"] <= many["newest"] <= time.time()
     assert (one["count"], one["reason"], one["event_type"]) == (1, "permanent", "order")
     table = project.run("dlq", "ls", COLUMNS="80").stdout

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from redis.exceptions import ResponseError
@@ -152,6 +153,25 @@ async def test_entries_are_grouped_by_error_the_most_frequent_first(client: Redi
     assert groups[0].as_dict()["count"] == 3
     assert [group.count for group in await queue.newest_groups(2)] == [1, 1]
     assert [g.count for g in await queue.groups(DeadLetterFilter(error="keyerror"))] == [1]
+
+
+async def test_a_thousand_texts_of_one_error_are_one_group(client: RedisClient) -> None:
+    def fetch(order: str) -> None:
+        msg = f"order {order} not found"
+        raise LookupError(msg)
+
+    for number in range(1_000):
+        try:
+            fetch(str(uuid4()))
+        except LookupError as exc:
+            kind = "paid" if number % 2 else "placed"
+            await add(
+                client, exc, event_type=kind, reason="permanent" if number > 500 else "retries"
+            )
+    (group,) = await queue_of(client).groups()
+    assert (group.count, group.where.rpartition(".")[2]) == (1_000, "fetch")
+    assert (group.event_type, group.reason) == ("placed, paid", "retries, permanent")
+    assert group.error.startswith("LookupError: order ")
 
 
 async def test_an_entry_as_a_dict_has_all_of_it(client: RedisClient) -> None:

@@ -4,12 +4,12 @@ Their names start with ``_``, so that the message can be replayed as it was.
 """
 
 import hashlib
-import re
 import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
+from . import location
 from .retry_policy import Reason, grouped
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
@@ -17,6 +17,8 @@ TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 
 REASON = "_reason"
 ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
+WHERE = "_where"
+"""Location of the error in the project's code (see `location`); empty if it has none there."""
 FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
 ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
@@ -36,7 +38,7 @@ MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
 
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
-_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, WHERE, REASON, DELIVERIES, CONSUMER, FAILED_AT})
 
 
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
@@ -46,6 +48,7 @@ def describe_failure(error: BaseException, stream: StreamName, entry_id: str) ->
     return {
         ERROR_TYPE: type(error).__name__,
         ERROR: _writable(text_of(error)[:MAX_ERROR]),
+        WHERE: _writable(location.of_error(error)),
         TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
@@ -104,10 +107,18 @@ def replayed(payload: Payload) -> Payload:
     return fields
 
 
+def where(payload: Payload) -> str:
+    """Return the location of the last error in the project's code; empty if it is not known."""
+    return payload.get(WHERE) or location.in_traceback(payload.get(TRACEBACK, ""))
+
+
 def fingerprint(payload: Payload) -> str:
-    """Return a short id of "the same error": ids and numbers in its text do not count."""
-    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
-    parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
+    """Return a short id of "the same error", whatever its text is.
+
+    That is the same type of error at the same location, or in the same event type or function
+    where no code of the project took part.
+    """
+    parts = (payload.get(ERROR_TYPE, ""), where(payload) or f" {payload.get(TYPE, '')}")
     name = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha1(name, usedforsecurity=False).hexdigest()[:8]
 

@@ -48,6 +48,11 @@ class DeadLetterEntry:
         return f"{kind}: {self.payload.get(failure_record.ERROR, '')}"
 
     @property
+    def where(self) -> str:
+        """Module and function of the project in which the error was raised; empty if none."""
+        return failure_record.where(self.payload)
+
+    @property
     def fingerprint(self) -> str:
         """Short id that entries with the same error share."""
         return failure_record.fingerprint(self.payload)
@@ -86,6 +91,7 @@ class DeadLetterEntry:
             "type": self.event_type,
             "reason": self.payload.get(failure_record.REASON, ""),
             "error": self.error,
+            "where": self.where,
             "fingerprint": self.fingerprint,
             "failed_at": self.payload.get(failure_record.FAILED_AT, ""),
             "first_failed_at": self.payload.get(failure_record.FIRST_FAILED_AT, ""),
@@ -132,16 +138,20 @@ class DeadLetterFilter:
 
 @dataclass(slots=True)
 class ErrorGroup:
-    """Dead letters with the same error."""
+    """Dead letters with the same error: its type, and where it was raised."""
 
     fingerprint: str
     event_type: str
+    """Event types or functions that failed with it, separated by commas; so are the reasons."""
     reason: str
     error: str
+    """One of the errors, as an example of their texts."""
     count: int = 0
     oldest: float = 0.0
     """Unix time, in seconds; so is ``newest``."""
     newest: float = 0.0
+    where: str = ""
+    """Module and function of the project in which they were raised; empty if none took part."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields, for ``--json``."""
@@ -153,14 +163,22 @@ async def _grouped(entries: AsyncIterator[DeadLetterEntry]) -> list[ErrorGroup]:
     groups: dict[str, ErrorGroup] = {}
     async for entry in entries:
         key, at = entry.fingerprint, entry.added_at
+        reason = entry.payload.get(failure_record.REASON, "")
         group = groups.get(key)
         if group is None:
-            reason = entry.payload.get(failure_record.REASON, "")
-            group = ErrorGroup(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
-            groups[key] = group
+            group = groups[key] = ErrorGroup(
+                key, entry.event_type, reason, entry.error, 0, at, at, entry.where
+            )
+        group.event_type = _with(group.event_type, entry.event_type)
+        group.reason = _with(group.reason, reason)
         group.count += 1
         group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
     return sorted(groups.values(), key=lambda group: -group.count)
+
+
+def _with(listed: str, name: str) -> str:
+    """Add a name to a list of names."""
+    return listed if name in listed.split(", ") else f"{listed}, {name}"
 
 
 def _entries(page: Page) -> Iterable[DeadLetterEntry]:
