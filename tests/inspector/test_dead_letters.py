@@ -15,12 +15,8 @@ from workerbase.broker.entries import PAGE
 from workerbase.broker.job_record import FailedJob, JobSerializer
 from workerbase.engine import failure_record
 from workerbase.engine.retry_policy import Reason
-from workerbase.inspector.dead_letters import (
-    DeadLetterEntry,
-    DeadLetterFilter,
-    DeadLetterQueue,
-    summarize,
-)
+from workerbase.inspector.dead_letter_summary import summarize
+from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
 from workerbase.testing import Server
 from workerbase.types import EntryId, RedisClient
 
@@ -121,13 +117,18 @@ async def test_a_filter_selects_entries(
 
 
 async def test_an_error_id_and_an_entry_id_select_too(client: RedisClient) -> None:
-    first, _ = await add(client), await add(client, KeyError("x"))
+    first, second = await add(client), await add(client, KeyError("x"))
     queue = queue_of(client)
-    (entry,) = await entries_of(queue, DeadLetterFilter(entry_id=first))
-    assert entry.entry_id == first
+    for wanted in (
+        DeadLetterFilter(entry_ids=(EntryId(second), EntryId("9-9"), EntryId(first))),
+        DeadLetterFilter(ids=frozenset({first, second})),
+    ):
+        assert [e.entry_id for e in await entries_of(queue, wanted)] == [first, second]
+        found = await entries_of(queue, wanted, order="newest")
+        assert [e.entry_id for e in found] == [second, first]
+    (entry, _) = await entries_of(queue)
     selected = await entries_of(queue, DeadLetterFilter(error=entry.fingerprint))
     assert [e.entry_id for e in selected] == [first]
-    assert await entries_of(queue, DeadLetterFilter(entry_id="9-9")) == []
 
 
 def test_ages_are_compared_with_a_given_moment() -> None:

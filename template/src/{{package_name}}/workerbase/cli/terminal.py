@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 
 import click
 from rich import box
@@ -17,6 +18,8 @@ from ..errors import MAX_DURATION_S
 
 MAX_COLUMNS = 10_000
 """Width of output that no terminal shows: what reads a pipe reads lines."""
+MAX_LISTED = 10
+"""Maximum number of names that an error lists."""
 _OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Characters that a terminal interprets, but for line breaks and tabs: in a class of a pattern."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -28,7 +31,8 @@ def near(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, names, 1)
     if found:
         return f"did you mean {found[0]}?"
-    return f"there are: {', '.join(names)}" if names else "there are none"
+    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+    return f"there are: {', '.join(names[:MAX_LISTED])}{more}" if names else "there are none"
 
 
 def plain_table(title: str) -> Table:
@@ -53,9 +57,17 @@ def printable(text: str, *, one_line: bool = False) -> str:
     return re.sub(f"[{_OBEYED}]", lambda found: repr(found[0])[1:-1], line)
 
 
+def escape_what_does_not_fit() -> None:
+    """Let standard output escape the characters that its encoding lacks, as standard error does."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # what replaces it may not have it
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
 def print_json(data: object) -> None:
-    """Write one JSON document to standard output."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
+    """Write one JSON document to standard output, with escapes where it cannot hold a character."""
+    is_unicode = sys.stdout.encoding.lower().startswith("utf")
+    text = json.dumps(data, indent=2, ensure_ascii=not is_unicode)
     click.echo(re.sub(f"[{_OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
@@ -92,6 +104,25 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 
 DURATION = Duration()
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A date, or a date and time, in ISO 8601; local time unless it has an offset."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse the text; return Unix time."""
+        try:
+            return datetime.fromisoformat(str(value).strip()).timestamp()
+        except (ValueError, OverflowError):
+            msg = f"{value!r} is not a time; write 2026-11-25, 2026-11-25T10:30 or …T10:30+01:00"
+            self.fail(msg, param, ctx)
+
+
+MOMENT = Moment()
 
 
 def ago(seconds: float | None) -> str:

@@ -23,7 +23,8 @@ FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
 ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
-ENTRY_ID = "_entry_id"
+ENTRY_ID, ENTRY_IDS = "_entry_id", "_entry_ids"
+"""The stream entry that failed last, and all that failed after the first, oldest first."""
 JOB, HISTORY = "_job", "_history"
 """The serialized job of a dead job, and its failures, newest last."""
 
@@ -67,7 +68,10 @@ def add_failure(payload: Payload, failure: Payload) -> Payload:
     """Return ``payload`` with its newest failure; the first one's id and time are kept."""
     merged = {**payload, **failure}
     merged.setdefault(FIRST_FAILED_AT, failure[FAILED_AT])
-    merged.setdefault(ORIGINAL_ID, failure[ENTRY_ID])
+    entry_id = failure[ENTRY_ID]
+    if merged.setdefault(ORIGINAL_ID, entry_id) != entry_id:
+        ids = dict.fromkeys([*payload.get(ENTRY_IDS, "").split(), entry_id])
+        merged[ENTRY_IDS] = " ".join(list(ids)[-MAX_HISTORY:])
     merged[ID] = payload.get(ID) or failure[ENTRY_ID]
     return merged
 

@@ -18,7 +18,7 @@ from ..engine import failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
-from ..process.task import Task, fits
+from ..process.task import JobTimeout, Task, fits
 from ..types import Hook
 from .attempt import Attempt, RefusedError
 from .queue import Claim
@@ -125,7 +125,7 @@ class JobExecutor:
         if self._worker.monitors:
             around = self._worker.monitors.around(attempt.work)
         with around:
-            async with asyncio.timeout(timeout):
+            async with JobTimeout(function, timeout):
                 return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shows_data(self) -> bool:
@@ -174,7 +174,8 @@ class JobExecutor:
             reason: Reason = "poison" if claim.crashed else "retries"
             if self.policy is not None:
                 attempt.number -= 1  # this one did not take place
-            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded"), reason)
+            why = "; its worker died with it in the last attempt" if claim.crashed else ""
+            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded{why}"), reason)
 
     def _max_attempts(self, function: Function | CronJob) -> int:
         own = function.max_tries
