@@ -91,7 +91,7 @@ def test_an_argument_may_look_like_an_option_a_pair_or_a_number(
         (("status", "--watch", "--every", "0"), "x>=0.2"),
         (("dlq", "ls", "--stream", "ordrs"), "'ordrs' is not a stream or queue of this worker"),
         (("dlq", "ls", "--reason", "bad"), "'bad' is not one of"),
-        (("dlq", "show", "--id", "7"), "no dead letter has the id '7'; there are none"),
+        (("dlq", "show", "--id", "7"), "no dead letter has the id '7'; it was replayed"),
         (("dlq", "show", "--id", "-"), "there is no id on standard input"),
         (("dlq", "ls", "--type", "ordr"), "has the type 'ordr'; did you mean order?"),
         (("dlq", "ls", "--parked", "--error", "x"), "no parked event has the error 'x'"),

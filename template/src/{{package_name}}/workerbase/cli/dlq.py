@@ -22,7 +22,7 @@ from ..inspector.dead_letters import (
     DeadLetterQueue,
     ErrorGroup,
 )
-from ..inspector.lookup import resolve
+from ..inspector.lookup import Unknown, resolve
 from ..types import RedisClient
 from .app import App, pass_app
 from .terminal import DURATION, MOMENT, ago, near, plain_table, print_json, printable
@@ -127,11 +127,18 @@ async def resolved(
     if unknown:
         what = "parked event" if targets[0].is_parked else "dead letter"
         problems = [
-            f"no {what} has the {one.criterion} {one.value!r}; {near(one.value, one.known)}"
+            f"no {what} has the {one.criterion} {one.value!r}; {_suggestion(one)}"
             for one in unknown
         ]
         raise click.BadParameter("\n".join(problems))
     return resolved
+
+
+def _suggestion(unknown: Unknown) -> str:
+    hint = near(unknown.value, unknown.known)
+    if unknown.criterion == "id" and not hint.startswith("did"):  # a list of ids says nothing
+        return "it was replayed, purged or handled, or it is parked (--parked)"
+    return hint
 
 
 @asynccontextmanager
@@ -181,11 +188,19 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
             table.add_row(
                 group.fingerprint,
                 f"{group.count:,}",
-                *(escape(printable(t)) for t in (group.event_type, group.reason, group.error)),
+                *(escape(printable(_first(t))) for t in (group.event_type, group.reason)),
+                escape(printable(group.error, one_line=True))
+                + (f"\n[dim]in {escape(printable(group.where))}[/dim]" if group.where else ""),
                 ago(now - group.oldest),
                 ago(now - group.newest),
             )
         app.console.print(table if groups else f"{name}: empty")
+
+
+def _first(names: str) -> str:
+    """Return the first of a list of names, and how many others there are."""
+    first, *others = names.split(", ")
+    return f"{first} +{len(others)}" if others else first
 
 
 @dlq.command()

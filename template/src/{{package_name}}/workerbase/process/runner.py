@@ -13,13 +13,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from ..broker.availability import RedisAvailability
 from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.server_info import ServerInfo
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
 from ..monitor import Monitor, Monitors
@@ -35,6 +37,8 @@ SAME_SIGNAL_S = 1.0
 """A second SIGTERM within this time is the same one; Ctrl-C twice is deliberate."""
 SHUTDOWN_S = 8.0
 """How long the project's shutdown hook and lifespan may take to clean up, in seconds."""
+SERVER_TIMEOUT_S = 2.0
+"""How long a start waits for what the server says about itself, in seconds."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a process that has finished its work waits for what does not end."""
 
@@ -80,6 +84,7 @@ async def serve(
         logger.info("Redis is at %s", config.dsn)
         life.push_async_callback(heartbeat.stop)
         await refuse_cluster(cast("RedisClient", redis))
+        await _warn_of_server(cast("RedisClient", redis))
         ctx: Ctx = {**settings.ctx, "redis": redis}
         worker = ctx["worker"] = WorkerContext(
             settings=settings,
@@ -100,6 +105,14 @@ async def serve(
             await life.enter_async_context(monitors.lifespan(ctx))
             await _run(services_of(settings), worker, stop)
     logger.info("stopped")
+
+
+async def _warn_of_server(redis: RedisClient) -> None:
+    """Log what about the server endangers messages; nothing where it does not answer."""
+    with suppress(*OUTAGE_ERRORS):
+        async with asyncio.timeout(SERVER_TIMEOUT_S):
+            for warning in (await ServerInfo.read(redis)).warnings:
+                logger.warning("%s", warning)
 
 
 async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:

@@ -113,11 +113,12 @@ class Sampler(Collector):
     def _queues(self, status: Status) -> Generator[Metric]:
         jobs = GaugeMetricFamily(
             "worker_queue_jobs",
-            "Jobs that are due, or deferred and running.",
+            "Jobs that are due, that run, or that are deferred.",
             labels=("queue", "state"),
         )
         for queue in (s for s in status.sources if s.kind == "queue"):
             jobs.add_metric((queue.name, "due"), queue.waiting)
+            jobs.add_metric((queue.name, "running"), queue.in_work or 0)
             jobs.add_metric((queue.name, "deferred"), queue.later or 0)
         yield jobs
         depth = GaugeMetricFamily(
