@@ -1,6 +1,7 @@
 """Dead letters and parked events are examined, replayed and purged, each in one step."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -186,6 +187,33 @@ async def test_an_entry_as_a_dict_has_all_of_it(client: RedisClient) -> None:
     assert shown["fields"] == {"note": "kept"}
     assert "ValueError: no stock" in str(shown["traceback"])
     assert (shown["history"], shown["replays"]) == ([], 0)
+
+
+async def test_secrets_in_a_dead_letter_are_kept_and_not_shown(client: RedisClient) -> None:
+    data = '{"order_id": 5, "card": {"cvv": "737"}, "note": "pin=1234"}'
+    error = ValueError("refused by https://user:hunter2@bank with X-Api-Key: hunter2")
+    await add(client, error, data=data, session_id="hunter2")
+    queue = queue_of(client)
+    (entry,) = await entries_of(queue)
+    (group,) = await queue.groups()
+    shown = json.dumps([entry.as_dict(), group.as_dict()])
+    for secret in ("hunter2", "737", "1234"):
+        assert secret not in shown
+    assert json.loads(str(entry.as_dict()["data"]))["order_id"] == 5
+    assert await queue.replay(entry, 3) == "replayed"
+    ((_, fields),) = await client.execute_command("XRANGE", "orders", "-", "+")
+    assert fields[b"data"].decode() == data
+
+
+async def test_secrets_in_the_history_of_a_job_are_not_shown(client: RedisClient) -> None:
+    failed = FailedJob("j1", "send", (), {"password": "hunter2"}, 5, b"")
+    error = ValueError("token=hunter2")
+    fields = failed.dead_letter(error, "retries", SERIALIZER, queue="mail", worker="me")
+    await client.execute_command("XADD", "mail:dlq", "*", *codec.encode_fields(fields))
+    (entry,) = await entries_of(queue_of(client, "mail"))
+    shown = entry.as_dict()
+    assert "hunter2" not in json.dumps(shown)
+    assert shown["history"]
 
 
 # --- replaying

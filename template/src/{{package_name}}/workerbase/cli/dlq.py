@@ -249,7 +249,7 @@ def _print_entry(app: App, entry: DeadLetterEntry) -> None:
     for name, value in entry.as_dict().items():
         text = str(value).rstrip()
         if name == "history":
-            text = "\n".join(map(json.dumps, entry.history))
+            text = "\n".join(map(json.dumps, cast("list[object]", value)))
         if value and text:
             app.console.print(
                 f"[bold]{name.replace('fingerprint', 'error id'):<16}[/bold]", end=" "

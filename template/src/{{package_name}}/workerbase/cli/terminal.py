@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import WorkerConfig
+from ..engine import redact
 from ..errors import MAX_DURATION_S
 
 MAX_COLUMNS = 10_000
@@ -135,11 +136,15 @@ def ago(seconds: float | None) -> str:
     return f"{seconds:.1f}s"
 
 
+class _Formatter(logging.Formatter):
+    """Hides secrets and payloads."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact.text(super().format(redact.record(record)))
+
+
 def setup_logging(config: WorkerConfig) -> None:
-    """Write log records to standard error."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)-8s %(name)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    """Write log records to standard error, without secrets."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)

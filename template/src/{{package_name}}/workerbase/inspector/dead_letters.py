@@ -17,7 +17,7 @@ from arq.utils import timestamp_ms
 from ..broker import codec, keys
 from ..broker.entries import Order, Page, pages, position
 from ..broker.queue_scripts import move_entry, replay_job
-from ..engine import failure_record
+from ..engine import failure_record, redact
 from ..engine.failure_record import DATA, ID, TYPE
 from ..types import EntryId, Payload, RedisClient, StreamName
 from . import matching
@@ -43,9 +43,9 @@ class DeadLetterEntry:
 
     @property
     def error(self) -> str:
-        """Type and text of the last error."""
+        """Type and text of the last error, without secrets."""
         kind = self.payload.get(failure_record.ERROR_TYPE, "?")
-        return f"{kind}: {self.payload.get(failure_record.ERROR, '')}"
+        return redact.text(f"{kind}: {self.payload.get(failure_record.ERROR, '')}")
 
     @property
     def where(self) -> str:
@@ -93,8 +93,8 @@ class DeadLetterEntry:
         return {name: value for name, value in self.payload.items() if name not in ours}
 
     def as_dict(self) -> dict[str, object]:
-        """Return all of it, for ``--json``."""
-        return {
+        """Return all of it, without secrets, to be shown."""
+        shown = {
             "id": self.entry_id,
             "message_id": self.payload.get(ID, ""),
             "type": self.event_type,
@@ -110,11 +110,13 @@ class DeadLetterEntry:
             "replays": self.replays,
             "original_stream": self.payload.get(failure_record.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(failure_record.ORIGINAL_ID, ""),
-            "data": self.payload.get(DATA, ""),
+            "data": "",
             "fields": self.other_fields,
             "history": self.history,
             "traceback": self.payload.get(failure_record.TRACEBACK, ""),
         }
+        data = redact.payload(self.payload.get(DATA, ""))
+        return redact.fields(shown, redact.PAYLOAD_KEYS) | {"data": data}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Status:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for ``--json``."""
-        return asdict(self) | {"warnings": self.warnings}
+        return {**asdict(self), "warnings": self.warnings}
 
     @property
     def warnings(self) -> tuple[str, ...]:
