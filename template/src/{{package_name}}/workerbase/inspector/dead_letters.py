@@ -116,7 +116,7 @@ class DeadLetterEntry:
             "traceback": self.payload.get(failure_record.TRACEBACK, ""),
         }
         data = redact.payload(self.payload.get(DATA, ""))
-        return redact.fields(shown, redact.PAYLOAD_KEYS) | {"data": data}
+        return {**redact.fields(shown, redact.PAYLOAD_KEYS), "data": data}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,6 @@ async def serve(
 
         redis = open_client()
         heartbeat.start(cast("RedisClient", redis), config.queue_name)
-        logger.info("Redis is at %s", config.dsn)
         life.push_async_callback(heartbeat.stop)
         await refuse_cluster(cast("RedisClient", redis))
         await _warn_of_server(cast("RedisClient", redis))
@@ -104,7 +103,7 @@ async def serve(
         if not stop.is_set():
             await life.enter_async_context(monitors.lifespan(ctx))
             await _run(services_of(settings), worker, stop)
-    logger.info("stopped")
+    logger.warning("stopped")
 
 
 async def _warn_of_server(redis: RedisClient) -> None:
@@ -177,6 +176,9 @@ async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Eve
             await service.startup(worker)
             heartbeat.watch(service.vitals)
             tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
+        # At this level, so that a log of warnings shows when a worker began and ended, too.
+        names = ", ".join(service.name for service in services)
+        logger.warning("started: %s, with Redis at %s", names, worker.config.dsn)
         await TaskSupervisor.run_until(stop, tasks)
     finally:
         stop.set()
@@ -215,7 +217,7 @@ def _on_signal(signum: signal.Signals, stop: asyncio.Event, health_file: Path) -
         logger.warning("%s again: exiting at once; unfinished work is redelivered", signum.name)
         health.remove(health_file)
         os._exit(128 + signum)
-    logger.info("%s: draining; send it again to exit at once", signum.name)
+    logger.warning("%s: draining; send it again to exit at once", signum.name)
     stop.set()
 
 
