@@ -211,7 +211,7 @@ def test_the_command_line_shows_replays_and_purges_dead_jobs(
     (entry,) = json.loads(command("show", "--json"))
     assert json.loads(entry["data"])["args"] == [42]
     assert [failure["attempt"] for failure in entry["history"]] == [1]
-    command("replay")
+    command("replay", "--yes")
     assert json.loads(command("ls", "--json"))["arq:queue:dlq"] == []
     asyncio.run(fail("two"))  # runs the replayed one, too
     command("purge", "--yes")

@@ -14,10 +14,12 @@ import click
 from ..errors import WorkerError
 from .app import App
 from .dlq import dlq
+from .dlq_changes import purge, replay
 from .enqueue import enqueue
 from .health import health
 from .run import run
 from .status import status
+from .terminal import escape_what_does_not_fit
 
 
 class WorkerGroup(click.Group):
@@ -62,10 +64,13 @@ def make_cli(settings: str) -> click.Group:
     @click.pass_context
     def main(ctx: click.Context) -> None:
         """Run and operate this worker."""
+        escape_what_does_not_fit()
         ctx.obj = App(settings)
 
     for command in (run, enqueue, health, status, dlq):
         main.add_command(command)
+    for change in (replay, purge):
+        dlq.add_command(change)
     found = entry_points(group=f"{package}.commands")
     main.plugins = {plugin.name: plugin for plugin in found if _is_installed(plugin)}
     return main

@@ -4,11 +4,11 @@ Their names start with ``_``, so that the message can be replayed as it was.
 """
 
 import hashlib
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
+from . import location
 from .retry_policy import Reason, grouped
 from .text import MAX_ERROR, bounded, traceback_of, writable
 
@@ -19,11 +19,14 @@ GROUP = "_group"
 
 REASON = "_reason"
 ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
+WHERE = "_where"
+"""Location of the error in the project's code (see `location`); empty if it has none there."""
 FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
 ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
-ENTRY_ID = "_entry_id"
+ENTRY_ID, ENTRY_IDS = "_entry_id", "_entry_ids"
+"""The stream entry that failed last, and all that failed after the first, oldest first."""
 DEFERRED_AT, FINAL = "_deferred_at", "_final"
 """When a message first had to wait for an open breaker, and that it has waited too long."""
 JOB, HISTORY = "_job", "_history"
@@ -41,7 +44,7 @@ MAX_HISTORY = 20
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
 _LAST_FAILURE = frozenset(
-    {ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT, DEFERRED_AT, FINAL}
+    {ENTRY_ID, TRACEBACK, WHERE, REASON, DELIVERIES, CONSUMER, FAILED_AT, DEFERRED_AT, FINAL}
 )
 
 
@@ -51,6 +54,7 @@ def describe_failure(error: BaseException, stream: StreamName, entry_id: str) ->
     return {
         ERROR_TYPE: type(error).__name__,
         ERROR: writable(text_of(error)),
+        WHERE: writable(location.of_error(error)),
         TRACEBACK: traceback_of(error),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
@@ -69,7 +73,10 @@ def add_failure(payload: Payload, failure: Payload) -> Payload:
     """Return ``payload`` with its newest failure; the first one's id and time are kept."""
     merged = {**payload, **failure}
     merged.setdefault(FIRST_FAILED_AT, failure[FAILED_AT])
-    merged.setdefault(ORIGINAL_ID, failure[ENTRY_ID])
+    entry_id = failure[ENTRY_ID]
+    if merged.setdefault(ORIGINAL_ID, entry_id) != entry_id:
+        ids = dict.fromkeys([*payload.get(ENTRY_IDS, "").split(), entry_id])
+        merged[ENTRY_IDS] = " ".join(list(ids)[-MAX_HISTORY:])
     merged[ID] = payload.get(ID) or failure[ENTRY_ID]
     return merged
 
@@ -109,10 +116,18 @@ def replayed(payload: Payload) -> Payload:
     return fields
 
 
+def where(payload: Payload) -> str:
+    """Return the location of the last error in the project's code; empty if it is not known."""
+    return payload.get(WHERE) or location.in_traceback(payload.get(TRACEBACK, ""))
+
+
 def fingerprint(payload: Payload) -> str:
-    """Return a short id of "the same error": ids and numbers in its text do not count."""
-    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
-    parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
+    """Return a short id of "the same error", whatever its text is.
+
+    That is the same type of error at the same location, or in the same event type or function
+    where no code of the project took part.
+    """
+    parts = (payload.get(ERROR_TYPE, ""), where(payload) or f" {payload.get(TYPE, '')}")
     name = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha1(name, usedforsecurity=False).hexdigest()[:8]
 

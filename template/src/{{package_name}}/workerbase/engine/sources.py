@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from ..types import StreamName
 
@@ -40,7 +41,7 @@ class SourceStatus:
     in_work: int | None = None
     """Work that a worker has and has not settled."""
     later: int | None = None
-    """Work that is due later: retries and deferred jobs. Jobs that run are among them."""
+    """Work that is due later: retries and deferred jobs."""
     consumers: int | None = None
     """Members of the consumer group."""
     delivered: int | None = None
@@ -54,6 +55,10 @@ class SourceStatus:
     parked: int | None = None
     """Messages of unknown type."""
     dead_letters: int = 0
+    missing: Literal["", "stream", "consumer group"] = ""
+    """What does not exist in Redis yet."""
+    alive: bool = False
+    """Whether somebody read from it within the last seconds; False where that is not known."""
 
     @property
     def oldest_s(self) -> float | None:

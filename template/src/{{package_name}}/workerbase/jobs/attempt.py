@@ -1,5 +1,6 @@
 """One attempt of a job: what is known about it, and what it leaves behind."""
 
+import logging
 from asyncio import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from ..engine.retry_policy import DeadLetter, Decision, Reason, Retry
 from ..errors import MAX_DURATION_S
 from ..monitor import Outcome, Work
 from ..process.arq_names import Function
+from ..process.requeue import REQUEUE_TASK
 from ..types import Ctx
 from .queue import Claim, FinishedJob
 
@@ -81,6 +83,17 @@ class Attempt:
         if isinstance(self.function, CronJob):
             return self.function_name
         return f"{self.claim.job_id}:{self.function_name or '<unknown>'}"
+
+    @property
+    def log_level(self) -> int:
+        """The level at which its course is logged; that of a job of the base itself is DEBUG."""
+        return logging.DEBUG if self.function_name == REQUEUE_TASK else logging.INFO
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """Fields for lines that are not written in the task of the run."""
+        work = self.work
+        return {"job_id": work.id, "function": work.name, "attempt": work.attempt}
 
     @property
     def failed(self) -> FailedJob:

@@ -19,7 +19,7 @@ from ..engine import failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
-from ..process.task import Task, fits
+from ..process.task import JobTimeout, Task, fits
 from ..types import Hook
 from .attempt import Attempt, LeaseLostError, RefusedError
 from .queue import Claim
@@ -97,11 +97,15 @@ class JobExecutor:
         }
         began = time.monotonic()
         self.running[job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
+        around: AbstractContextManager[object] = nullcontext()
+        if self._worker.monitors:
+            around = self._worker.monitors.around(attempt.work)
         try:
-            await self.call_hook(self.settings.on_job_start, "on_job_start", attempt)
-            attempt.start_ms, began = timestamp_ms(), time.monotonic()
-            self._log_start(attempt)
-            attempt.result = await self._call(function, attempt)
+            with around:
+                await self.call_hook(self.settings.on_job_start, "on_job_start", attempt)
+                attempt.start_ms, began = timestamp_ms(), time.monotonic()
+                self._log_start(attempt)
+                attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
         except GeneratorExit:
             raise  # discarded at the end of the loop
@@ -110,7 +114,8 @@ class JobExecutor:
             self._judge(attempt, exc)
         else:
             self.complete += 1
-            logger.info("%6.2fs ← %s ● %s", attempt.seconds(attempt.start_ms), attempt.ref, shown)
+            took = attempt.seconds(attempt.start_ms)
+            logger.log(attempt.log_level, "%6.2fs ← %s ● %s", took, attempt.ref, shown)
         attempt.ran_seconds = time.monotonic() - began
         self.running.pop(job_id, None)
         await self.call_hook(self.settings.on_job_end, "on_job_end", attempt)
@@ -132,12 +137,8 @@ class JobExecutor:
         timeout = function.timeout_s
         if timeout is None:
             timeout = self.settings.config.job_timeout
-        around: AbstractContextManager[object] = nullcontext()
-        if self._worker.monitors:
-            around = self._worker.monitors.around(attempt.work)
-        with around:
-            async with asyncio.timeout(timeout):
-                return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        async with JobTimeout(function, timeout):
+            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shows_data(self) -> bool:
         """Whether arguments and results may be logged: `log_results`, or level DEBUG."""
@@ -191,7 +192,8 @@ class JobExecutor:
             reason: Reason = "poison" if claim.crashed else "retries"
             if self.policy is not None:
                 attempt.number -= 1  # this one did not take place
-            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded"), reason)
+            why = "; its worker died with it in the last attempt" if claim.crashed else ""
+            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded{why}"), reason)
 
     async def _confirm(self, claim: Claim) -> bool:
         """Note in Redis that a last attempt starts: if its worker dies, there is no other one."""
@@ -210,7 +212,7 @@ class JobExecutor:
         return replace(policy, max_retries=self._max_attempts(function))
 
     def _log_start(self, attempt: Attempt) -> None:
-        if not logger.isEnabledFor(logging.INFO):
+        if not logger.isEnabledFor(attempt.log_level):
             return
         extra = f" try={attempt.number}" if attempt.number > 1 else ""
         late = (attempt.start_ms - attempt.claim.score) / 1000
@@ -221,7 +223,8 @@ class JobExecutor:
             shown = self._shows_data()
             arguments = args_to_string(attempt.args, attempt.kwargs) if shown else "…"
         waited = attempt.seconds(attempt.enqueue_ms)
-        logger.info("%6.2fs → %s(%s)%s", waited, attempt.ref, arguments, extra)
+        message = "%6.2fs → %s(%s)%s"
+        logger.log(attempt.log_level, message, waited, attempt.ref, arguments, extra)
 
     def _judge(self, attempt: Attempt, error: BaseException) -> None:
         """Decide what follows a failure."""
@@ -240,7 +243,8 @@ class JobExecutor:
             delay = ((error.defer_score or 0) if isinstance(error, ArqRetry) else 0) / 1000
             attempt.error = error.__cause__
             if isinstance(error, ArqRetry):
-                logger.info("%6.2fs ↻ %s retrying job in %0.2fs", took, attempt.ref, delay)
+                message = "%6.2fs ↻ %s retrying job in %0.2fs"
+                logger.log(attempt.log_level, message, took, attempt.ref, delay)
             else:
                 logger.info("%6.2fs ↻ %s cancelled, will be run again", took, attempt.ref)
             self.retried += 1
@@ -269,7 +273,7 @@ class JobExecutor:
             took,
             attempt.ref,
             what,
-            exc_info=error,
+            exc_info=self._worker.tracebacks.first(error),
             extra={"extra": extra() if callable(extra) else extra},
         )
         self.failed += 1

@@ -60,7 +60,8 @@ class JobSettlement:
             )
             return
         if not owned:
-            logger.warning("%s ended after its lease had ended; it may run twice", attempt.ref)
+            text = "%s ended after its lease had ended; it may run twice"
+            logger.warning(text, attempt.ref, extra=attempt.log_fields)
         if self.worker.monitors:
             outcome = attempt.outcome if owned else "lease_lost"
             self.worker.monitors.on_finished(
@@ -100,7 +101,8 @@ class JobSettlement:
         dlq = keys.dlq(source)
         if dropped >= 0:
             why = "its worker died with it" if decision.reason == "poison" else decision.reason
-            logger.error("%s is dead-lettered in %s (%s)", attempt.ref, dlq, why)
+            text = "%s is dead-lettered in %s (%s)"
+            logger.error(text, attempt.ref, dlq, why, extra=attempt.log_fields)
         if dropped > 0:
             logger.error(failure_record.FULL, dlq, dropped)
         return dropped >= 0

@@ -32,7 +32,7 @@ from ..types import Ctx
 from .arq_names import ArqRetry, Function, Worker
 from .service import Service, WorkerContext
 from .settings import arq_arguments
-from .task import FOR_ARQ, Task
+from .task import FOR_ARQ, JobTimeout, Task
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class ArqJobs(Service):
             outcome: Outcome = "failed"
             try:
                 with monitors.around(work):
-                    async with asyncio.timeout(limit):
+                    async with JobTimeout(function, limit):
                         result = await (task or run)(ctx, *args, **kwargs)
                 outcome = "handled"
             except FOR_ARQ as exc:

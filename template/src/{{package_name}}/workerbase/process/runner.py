@@ -14,13 +14,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from ..broker.availability import RedisAvailability
 from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.server_info import ServerInfo
 from ..engine.failure_record import text_of
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
@@ -37,6 +39,8 @@ SAME_SIGNAL_S = 1.0
 """A second SIGTERM within this time is the same one; Ctrl-C twice is deliberate."""
 SHUTDOWN_S = 8.0
 """How long the project's shutdown hook and lifespan may take to clean up, in seconds."""
+SERVER_TIMEOUT_S = 2.0
+"""How long a start waits for what the server says about itself, in seconds."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a process that has finished its work waits for what does not end."""
 
@@ -79,9 +83,9 @@ async def serve(
 
         redis = open_client()
         heartbeat.start(cast("RedisClient", redis), config.queue_name)
-        logger.info("Redis is at %s", config.dsn)
         life.push_async_callback(heartbeat.stop)
         await refuse_cluster(cast("RedisClient", redis))
+        await _warn_of_server(cast("RedisClient", redis))
         ctx: Ctx = {**settings.ctx, "redis": redis}
         worker = ctx["worker"] = WorkerContext(
             settings=settings,
@@ -101,7 +105,15 @@ async def serve(
         if not stop.is_set():
             await life.enter_async_context(monitors.lifespan(ctx))
             await _run(services_of(settings), worker, stop)
-    logger.info("stopped")
+    logger.warning("stopped")
+
+
+async def _warn_of_server(redis: RedisClient) -> None:
+    """Log what about the server endangers messages; nothing where it does not answer."""
+    with suppress(*OUTAGE_ERRORS):
+        async with asyncio.timeout(SERVER_TIMEOUT_S):
+            for warning in (await ServerInfo.read(redis)).warnings:
+                logger.warning("%s", warning)
 
 
 async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
@@ -166,6 +178,9 @@ async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Eve
             await service.startup(worker)
             heartbeat.watch(service.vitals)
             tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
+        # At this level, so that a log of warnings shows when a worker began and ended, too.
+        names = ", ".join(service.name for service in services)
+        logger.warning("started: %s, with Redis at %s", names, worker.config.dsn)
         await TaskSupervisor.run_until(stop, tasks)
     except BaseException:
         worker.failed = True
@@ -207,7 +222,7 @@ def _on_signal(signum: signal.Signals, stop: asyncio.Event, health_file: Path) -
         logger.warning("%s again: exiting at once; unfinished work is redelivered", signum.name)
         health.remove(health_file)
         os._exit(128 + signum)
-    logger.info("%s: draining; send it again to exit at once", signum.name)
+    logger.warning("%s: draining; send it again to exit at once", signum.name)
     stop.set()
 
 

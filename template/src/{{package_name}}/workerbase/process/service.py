@@ -23,6 +23,7 @@ from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
 from ..engine.retry_policy import RetryPolicy
 from ..engine.sources import SourceStatus, WorkSource
+from ..engine.traceback_limit import TracebackLimit
 from ..engine.vitals import Vitals
 from ..monitor import Monitor, Monitors
 from ..types import Ctx, Hook, RedisClient
@@ -178,6 +179,8 @@ class WorkerContext:
     lifespan: AsyncExitStack | None = None
     running_jobs: dict[str, float] = field(default_factory=dict[str, float])
     """When each running job started, by the monotonic clock."""
+    tracebacks: TracebackLimit = field(default_factory=TracebackLimit)
+    """Which tracebacks are logged."""
     runs_services: bool = False
     """False under arq's own command, which runs jobs only."""
     failed: bool = False

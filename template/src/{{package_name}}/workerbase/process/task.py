@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from arq import cron as arq_cron
@@ -155,6 +156,44 @@ def as_declared(runnable: Runnable) -> Runnable:
     timeout = own.timeout_s if runnable.timeout_s is None else runnable.timeout_s
     made = {"coroutine": own.coroutine, "max_tries": own.max_tries, "timeout_s": timeout}
     return replace(runnable, **cast("dict[str, Any]", made))
+
+
+class JobTimeout:
+    """Cancels an attempt of a job at its limit; the `TimeoutError` tells which limit that is.
+
+    Args:
+        function: which may have a limit of its own.
+        seconds: the limit that applies.
+    """
+
+    __slots__ = ("_limit", "_timer")
+
+    def __init__(self, function: Function | CronJob, seconds: float) -> None:
+        name = "WORKER_JOB_TIMEOUT" if function.timeout_s is None else "its own timeout"
+        self._limit = seconds, name
+        self._timer = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        """Start the timer."""
+        await self._timer.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the timer.
+
+        Raises:
+            TimeoutError: the limit was reached.
+        """
+        try:
+            await self._timer.__aexit__(kind, error, trace)
+        except TimeoutError as exc:
+            seconds, name = self._limit
+            msg = f"it took longer than {seconds:g} s ({name})"
+            raise TimeoutError(msg) from exc
 
 
 def fits(

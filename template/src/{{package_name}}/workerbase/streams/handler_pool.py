@@ -226,11 +226,12 @@ class HandlerPool:
             rest = own_context.start(route.run(header.data, context))
             if rest is not None:
                 await rest
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
             if not slot.only_late:
                 raise
-            msg = f"handler took longer than {self.config.handler_timeout:g} s"
-            raise TimeoutError(msg) from None
+            seconds = self.config.handler_timeout
+            msg = f"handler took longer than {seconds:g} s (WORKER_HANDLER_TIMEOUT)"
+            raise TimeoutError(msg) from exc
 
     async def _failed(
         self, delivery: Delivery, header: EntryHeader, error: BaseException, seconds: float

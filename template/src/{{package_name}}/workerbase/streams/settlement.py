@@ -87,7 +87,7 @@ class StreamSettlement:
                 header.attempt,
                 type(error).__name__,
                 failure_record.text_of(error),
-                exc_info=error if dead else None,
+                exc_info=self.worker.tracebacks.first(error) if dead else None,
             )
         if monitors := self.worker.monitors:
             monitors.on_finished(work_of(delivery, header), outcome, error, seconds)

@@ -1,7 +1,7 @@
 """What waits in a stream, as `Streams.status` reports it."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 from redis.exceptions import ResponseError
 
@@ -10,6 +10,9 @@ from ..broker.entries import pages
 from ..broker.redis_errors import is_missing_key
 from ..engine.sources import MAX_COUNTED, SourceStatus
 from ..types import EntryId, RedisClient, StreamName
+
+MAX_SILENCE_S = 15.0
+"""Longer than a consumer of a live worker ever waits before it asks for entries again."""
 
 
 async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> SourceStatus:
@@ -29,9 +32,15 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
     if lag is None:
         lag = await _count(redis, stream, last) if info else length
     first = [p async for p in pages(redis, stream, start=f"({last}", limit=1)] if lag else []
+    missing: Literal["", "stream", "consumer group"] = ""
+    if not info:
+        exists = await redis.execute_command("EXISTS", stream)
+        missing = "consumer group" if exists else "stream"
     return SourceStatus(
         name=stream,
         kind="stream",
+        missing=missing,
+        alive=bool(info) and await _is_read(redis, stream, group),
         length=length,
         waiting=int(lag),
         in_work=pending,
@@ -42,6 +51,13 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
         dead_letters=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
+
+
+async def _is_read(redis: RedisClient, stream: StreamName, group: str) -> bool:
+    """Whether a consumer of the group has asked for entries within `MAX_SILENCE_S`."""
+    rows: list[list[Any]] = await redis.execute_command("XINFO", "CONSUMERS", stream, group)
+    fields = (dict(zip(map(codec.decode, row[::2]), row[1::2], strict=True)) for row in rows)
+    return any(int(row["idle"]) < MAX_SILENCE_S * 1000 for row in fields)
 
 
 async def _count(redis: RedisClient, stream: StreamName, after: str) -> int:

@@ -12,7 +12,8 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..inspector.dead_letters import DeadLetterSummary, ErrorGroup, summarize
+from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
+from ..inspector.dead_letters import ErrorGroup
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
@@ -112,11 +113,12 @@ class Sampler(Collector):
     def _queues(self, status: Status) -> Generator[Metric]:
         jobs = GaugeMetricFamily(
             "worker_queue_jobs",
-            "Jobs that are due, or deferred and running.",
+            "Jobs that are due, that run, or that are deferred.",
             labels=("queue", "state"),
         )
         for queue in (s for s in status.sources if s.kind == "queue"):
             jobs.add_metric((queue.name, "due"), queue.waiting)
+            jobs.add_metric((queue.name, "running"), queue.in_work or 0)
             jobs.add_metric((queue.name, "deferred"), queue.later or 0)
         yield jobs
         depth = GaugeMetricFamily(

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine import redact
 from ..engine.text import MAX_ERROR, bounded
 from ..errors import ConfigError
 from ..monitor import Monitor, Outcome, Work
 from ..process.arq_names import JobExecutionFailed
-from . import redact
 from .config import TelemetryConfig
 
 CLOSE_S = 2.0

@@ -20,12 +20,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from ..config import WorkerConfig
+from ..engine import redact
 from ..engine.failure_record import text_of
 from ..engine.text import traceback_of
 from ..monitor import Monitor, Work
 from ..process.arq_names import ArqRetry, RetryJob
 from ..process.requeue import REQUEUE_TASK
-from . import redact
 
 _W3C = TraceContextTextMapPropagator()
 

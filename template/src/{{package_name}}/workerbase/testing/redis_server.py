@@ -16,8 +16,8 @@ from typing import Self
 
 import redis
 
+from ..broker.server_info import ServerInfo
 from ..errors import NoServerError
-from ..inspector.status import server_name
 from ..types import SyncRedisClient
 
 ENV_SERVER = "WORKER_DEV_SERVER"
@@ -111,7 +111,7 @@ class Server:
     def version(self) -> str:
         """Name and version, as the server reports them."""
         with self._client() as client:
-            return server_name(client.execute_command("INFO", "server"))
+            return ServerInfo.from_info(client.execute_command("INFO", "server")).name
 
     def start(self) -> None:
         """Start it, on its former port if it had one, and wait until it answers.

@@ -1,5 +1,8 @@
-"""Hides secrets and payloads in logs, traces and reports."""
+"""Hides secrets and payloads in logs, traces, reports, and in dead letters that are shown."""
 
+import copy
+import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, cast
@@ -50,6 +53,28 @@ def argument(value: object) -> object:
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return _value(cast("object", value), (), 0)
     return value
+
+
+def record(value: logging.LogRecord) -> logging.LogRecord:
+    """Return a log record without payloads among the arguments of its message."""
+    value = copy.copy(value)
+    if isinstance(value.msg, BaseModel):
+        value.msg = argument(value.msg)
+    if isinstance(value.args, Mapping):
+        value.args = {name: argument(one) for name, one in value.args.items()}
+    elif value.args:
+        value.args = tuple(map(argument, value.args))
+    return value
+
+
+def payload(value: str) -> str:
+    """Hide secrets in the JSON of a payload, of which the rest is shown."""
+    try:
+        data: object = json.loads(value)
+    except (ValueError, RecursionError):
+        return text(value)
+    hidden = _value(data, PAYLOAD_KEYS, 0)
+    return value if hidden == data else json.dumps(hidden, ensure_ascii=False)
 
 
 def fields(values: Mapping[str, Any], shown: Collection[str] = ()) -> dict[str, Any]:
