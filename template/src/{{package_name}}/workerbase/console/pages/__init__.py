@@ -1,0 +1,7 @@
+"""The pages: each module has the routes of one page, or of a few that belong together."""
+
+from starlette.routing import Route
+
+from . import letters, now
+
+ROUTES: tuple[Route, ...] = (*now.ROUTES, *letters.ROUTES)
