@@ -35,6 +35,7 @@ ENTRY_POINTS = """
 base = lean.workerbase.testing.commands:base
 chaos = lean.workerbase.devtools.commands:chaos
 console = lean.workerbase.console.commands:console
+dev = lean.workerbase.console.dev:dev
 demo = lean.workerbase.devtools.commands:demo
 groups = lean.workerbase.streams.commands:groups
 publish = lean.workerbase.streams.commands:publish

@@ -15,8 +15,11 @@ from ..errors import WorkerError
 from .app import App
 from .dlq import dlq
 from .enqueue import enqueue
+from .find import find
 from .health import health
+from .jobs import jobs
 from .run import run
+from .schedule import schedule
 from .status import status
 
 
@@ -64,7 +67,7 @@ def make_cli(settings: str) -> click.Group:
         """Run and operate this worker."""
         ctx.obj = App(settings)
 
-    for command in (run, enqueue, health, status, dlq):
+    for command in (run, enqueue, health, status, dlq, jobs, schedule, find):
         main.add_command(command)
     found = entry_points(group=f"{package}.commands")
     main.plugins = {plugin.name: plugin for plugin in found if _is_installed(plugin)}

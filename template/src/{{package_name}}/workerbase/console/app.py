@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ..process.settings import resolved_settings
+from . import api
 from .access import Access
 from .formats import STATIC
 from .guard import Guard
@@ -102,6 +103,7 @@ def make_app(settings: type, access: Access) -> Starlette:
     app = Starlette(
         routes=[
             *ROUTES,
+            *api.ROUTES,
             Route("/live", live),
             Mount("/static", _Static(directory=STATIC)),
         ],

@@ -85,16 +85,6 @@ class WorkerRecord:
         return now - self.at > FRESH_S
 
 
-@dataclass(frozen=True, slots=True)
-class CronRun:
-    """The last run of a cron job."""
-
-    at: float
-    outcome: str
-    seconds: float
-    id: str
-
-
 async def read_workers(redis: ArqRedis, queue: str) -> tuple[WorkerRecord, ...]:
     """Return the workers of a queue that described themselves, by name."""
     (found,) = await pipelined(redis, [("HGETALL", keys.workers(queue))])
@@ -115,12 +105,6 @@ def _record(name: str, found: dict[str, Any]) -> WorkerRecord:
         mean_s=float(found["recent_seconds"]) / recent if recent else None,
         breaker_open=bool(found["breaker_open"]),
     )
-
-
-async def read_cron_runs(redis: ArqRedis, queue: str) -> dict[str, CronRun]:
-    """Return the last run of each cron job that a worker recorded, by name."""
-    (found,) = await pipelined(redis, [("HGETALL", keys.cron_runs(queue))])
-    return {codec.decode(name): CronRun(**json.loads(text)) for name, text in found.items()}
 
 
 async def read_points(

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+from ..broker import codec
+
 HIDDEN = "[redacted]"
 
 _NAMES = (
@@ -45,3 +47,8 @@ def payload(raw: str) -> str:
     except (ValueError, RecursionError):
         return text(raw)
     return json.dumps(data(found), indent=2, ensure_ascii=False)
+
+
+def plain(value: object) -> str:
+    """Return any data as JSON to be read by people, without the values of secrets."""
+    return payload(codec.to_display_json(value))

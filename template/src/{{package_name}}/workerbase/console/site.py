@@ -21,7 +21,7 @@ from .sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
-MAX_FORM_BYTES = 100_000
+MAX_BODY_BYTES = 100_000
 
 PAGES = (
     ("", "Overview"),
@@ -123,8 +123,8 @@ def site_of(request: Request) -> Site:
     return cast("Site", request.app.state.site)
 
 
-async def form_of(request: Request) -> list[tuple[str, str]]:
-    """Return the names and values of a form.
+async def body_of(request: Request) -> str:
+    """Return the body of a request.
 
     Raises:
         HTTPException: it is larger than any form of these pages.
@@ -132,9 +132,14 @@ async def form_of(request: Request) -> list[tuple[str, str]]:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MAX_FORM_BYTES:
-            raise HTTPException(413, f"a form has at most {MAX_FORM_BYTES:,} bytes")
-    return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"a request has at most {MAX_BODY_BYTES:,} bytes")
+    return body.decode("utf-8", "replace")
+
+
+async def form_of(request: Request) -> list[tuple[str, str]]:
+    """Return the names and values of a form."""
+    return parse_qsl(await body_of(request), keep_blank_values=True)
 
 
 def user_of(request: Request) -> str:

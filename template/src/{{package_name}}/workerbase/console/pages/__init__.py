@@ -2,6 +2,12 @@
 
 from starlette.routing import Route
 
-from . import letters, now
+from . import catalogue, find, jobs, letters, now
 
-ROUTES: tuple[Route, ...] = (*now.ROUTES, *letters.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *now.ROUTES,
+    *letters.ROUTES,
+    *jobs.ROUTES,
+    *find.ROUTES,
+    *catalogue.ROUTES,
+)
