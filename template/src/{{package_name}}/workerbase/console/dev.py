@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from dotenv import dotenv_values
@@ -116,7 +116,8 @@ class Development:
             loop.add_signal_handler(signum, self._stop.set)
         await self._start()
         try:
-            watch: Any = watchfiles.awatch  # its types need a library that is not installed
+            # Its types need trio, which is not installed.
+            watch = cast("Any", watchfiles).awatch
             only = watchfiles.PythonFilter()
             async for changed in watch(self._watched, watch_filter=only, stop_event=self._stop):
                 names = sorted({path for _, path in changed})
@@ -132,7 +133,10 @@ class Development:
 
     async def _start(self) -> None:
         for name, command in self._programs.items():
-            process = await asyncio.create_subprocess_exec(*command, env=self._environment)
+            # Of a group of its own, so that Ctrl-C reaches this process alone, which stops it.
+            process = await asyncio.create_subprocess_exec(
+                *command, env=self._environment, process_group=0
+            )
             self._processes[name] = process
             watcher = asyncio.create_task(self._watch(name, process))
             self._watchers.add(watcher)
@@ -145,7 +149,7 @@ class Development:
             say(f"the {name} exited with {code}; waiting for the next save")
 
     async def _end(self) -> None:
-        """Stop all processes; Ctrl-C has reached them already."""
+        """Stop all processes; kill what takes too long."""
         ending, self._processes = list(self._processes.values()), {}
         for process in ending:
             if process.returncode is None:
