@@ -19,10 +19,11 @@ PAGE = ROOT / "docs" / "architecture.md"
 CORE = ("contract", "broker", "engine", "process", "inspector", "delivery", "cli")
 CHOICES = {
     "core": CORE,
-    "core and streams (default)": (*CORE, "leasing", "streams"),
+    "core, streams and console (default)": (*CORE, "leasing", "streams", "console"),
+    "core and streams": (*CORE, "leasing", "streams"),
     "core and leased jobs": (*CORE, "leasing", "jobs"),
     "core, streams and leased jobs": (*CORE, "leasing", "streams", "jobs"),
-    "all of it in production": (*CORE, "leasing", "streams", "jobs", "telemetry"),
+    "all of it in production": (*CORE, "leasing", "streams", "jobs", "console", "telemetry"),
     "development only": ("testing", "devtools"),
 }
 _NO_CODE = {

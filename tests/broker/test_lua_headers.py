@@ -51,8 +51,8 @@ def rest(code: str, array: str) -> set[int]:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.parent.parent.name for path in FILES} == {"broker", "jobs", "streams"}
-    assert len(FILES) >= 26
+    assert {path.parent.parent.name for path in FILES} == {"broker", "inspector", "jobs", "streams"}
+    assert len(FILES) >= 29
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

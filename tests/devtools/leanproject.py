@@ -9,6 +9,7 @@ from pathlib import Path
 from processkit import BASE
 
 EXCLUDED = {
+    "console": ("console",),
     "streams": ("streams", "devtools/messages"),
     "leased_jobs": ("jobs",),
     "telemetry": ("telemetry",),
@@ -33,10 +34,12 @@ ENTRY_POINTS = """
 [lean.commands]
 base = lean.workerbase.testing.commands:base
 chaos = lean.workerbase.devtools.commands:chaos
+console = lean.workerbase.console.commands:console
+dev = lean.workerbase.console.dev:dev
 demo = lean.workerbase.devtools.commands:demo
 groups = lean.workerbase.streams.commands:groups
 publish = lean.workerbase.streams.commands:publish
-status = lean.workerbase.telemetry.watch:status
+status = lean.workerbase.console.watch:status
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from leanproject import LeanProject
 
-LEAN = [("streams",), ("leased_jobs",), ("streams", "leased_jobs", "telemetry")]
+LEAN = [("streams",), ("leased_jobs",), ("streams", "leased_jobs", "telemetry", "console")]
 
 
 @pytest.fixture(params=LEAN, ids="without {0}".format)
@@ -30,10 +30,11 @@ def test_commands_are_those_of_the_chosen_features(
     assert shown.returncode == 0, shown.stderr
     commands = set(re.findall(r"^  (\w+)", shown.stdout.partition("Commands:")[2], re.MULTILINE))
     streams = set() if "streams" in without else {"groups", "publish"}
-    core = {"dlq", "enqueue", "health", "run", "status"}
-    assert commands == core | {"base", "chaos", "demo"} | streams
+    core = {"dlq", "enqueue", "health", "run", "status", "find", "jobs", "schedule"}
+    console = set() if "console" in without else {"console", "dev"}
+    assert commands == core | {"base", "chaos", "demo"} | streams | console
     watches = "--watch" in lean.run("status", "--help").stdout
-    assert watches == ("telemetry" not in without)
+    assert watches == ("console" not in without)
 
 
 def test_the_demo_adds_up(lean: LeanProject, without: tuple[str, ...]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from arq import ArqRedis, Worker, func
 from jobkit import client_of, settings_of, until, working
 from workerbase.broker import codec
+from workerbase.console.overview import PLAIN_ARQ, overview
 from workerbase.process.settings import resolved_settings
-from workerbase.telemetry.overview import PLAIN_ARQ, overview
 from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx
 from workerconfig import Config

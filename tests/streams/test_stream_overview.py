@@ -18,9 +18,9 @@ from streamkit import (
     worker_for,
 )
 from waiting import until
+from workerbase.console.overview import MAX_EXAMINED, MAX_SHOWN, Due, Overview, overview
 from workerbase.errors import PermanentError
 from workerbase.streams import EventContext, EventRouter, Streams
-from workerbase.telemetry.overview import MAX_EXAMINED, MAX_SHOWN, Due, Overview, overview
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config

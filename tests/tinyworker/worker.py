@@ -1,6 +1,7 @@
 """Handlers and tasks that do what the message says.
 
-``TINY_BREAK`` breaks the worker itself; with ``TINY_JOBS=arq`` arq's own worker runs the jobs.
+``TINY_BREAK`` breaks the worker itself; with ``TINY_JOBS=arq`` arq's own worker runs the jobs, and
+with ``TINY_HISTORY`` the worker writes the history of the console.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Any
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, task
+from workerbase.console import History
 from workerbase.jobs import LeasedJobs
 from workerbase.process import heartbeat
 from workerbase.streams import Event, EventContext, EventRouter, Streams
@@ -83,7 +85,11 @@ if BREAK == "crashing consumer":
 class WorkerSettings(BaseArqWorkerSettings):
     config = Config.load()
     functions = (add,)
-    services = (Streams(router), *([] if os.environ.get("TINY_JOBS") == "arq" else [LeasedJobs()]))
+    services = (
+        Streams(router),
+        *([] if os.environ.get("TINY_JOBS") == "arq" else [LeasedJobs()]),
+        *([History()] if os.environ.get("TINY_HISTORY") else []),
+    )
     on_startup = startup
 
 

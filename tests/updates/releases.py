@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 BASE = Path("template/src/{{package_name}}/workerbase")
-FEATURES = ("devtools", "devtools/messages", "jobs", "leasing", "streams", "telemetry")
+FEATURES = ("console", "devtools", "devtools/messages", "jobs", "leasing", "streams", "telemetry")
 """Packages of the base that a project may leave out: each has a manifest of its own."""
 
 OLDEST = "1.0.0rc1"

@@ -18,6 +18,9 @@ key                                type    lifetime
 ``{queue}:idle``                   set     one lease: workers that ask to be handed jobs
 ``{queue}:wake``                   pubsub  channel that notifies idle workers of new jobs
 ``{queue}:wake:claim:{worker}``    pubsub  channel on which a worker is handed jobs
+``{queue}:workers``                hash    one field for each worker, until it is removed as stale
+``{queue}:history:{time}``         hash    what happened in a span of time, for some hours
+``{queue}:cron-runs``              hash    the last run of each cron job
 ``{queue}:health-check``           string  arq's health check interval (arq)
 ``arq:job:{job id}``               string  the serialized job, until it ends or expires (arq)
 ``arq:result:{job id}``            string  the serialized result, as long as it is kept (arq)
@@ -127,6 +130,21 @@ def wake(queue: str) -> str:
 def hand_over(queue: str, worker: str) -> str:
     """Return the channel on which ``worker`` is handed jobs that are claimed for it."""
     return f"{queue}:wake:claim:{worker}"
+
+
+def workers(queue: str) -> str:
+    """Return the hash in which each worker of ``queue`` describes itself."""
+    return f"{queue}:workers"
+
+
+def history(queue: str, start_s: int) -> str:
+    """Return the hash of what happened in the span of time that began at ``start_s``."""
+    return f"{queue}:history:{start_s}"
+
+
+def cron_runs(queue: str) -> str:
+    """Return the hash of the last runs of cron jobs."""
+    return f"{queue}:cron-runs"
 
 
 def job(queue: str, job_id: str) -> str:  # noqa: ARG001 - arq's form ignores the queue

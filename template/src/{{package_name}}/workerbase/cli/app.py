@@ -4,7 +4,7 @@ import asyncio
 import importlib
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import click
 from redis.exceptions import RedisError
@@ -35,6 +35,10 @@ class App:
             self.console.width = MAX_COLUMNS
 
     def settings(self) -> ResolvedSettings:
+        """Import the worker's settings and return them resolved; raises as `settings_class`."""
+        return resolved_settings(self.settings_class())
+
+    def settings_class(self) -> type:
         """Import the worker's settings.
 
         Raises:
@@ -51,7 +55,8 @@ class App:
         if found is None:
             msg = f"{self.settings_path} does not exist"
             raise SettingsError(msg)
-        return resolved_settings(found)
+        resolved_settings(found)
+        return cast("type", found)
 
     @property
     def config(self) -> WorkerConfig:

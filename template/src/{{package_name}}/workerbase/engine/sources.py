@@ -1,13 +1,18 @@
 """Where work waits in Redis, as the services describe it to tools and monitors."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel
 
 from ..types import StreamName
 
 MAX_COUNTED = 2_000
 """Where Redis does not know how many entries wait, they are counted up to this number."""
+
+
+Function: TypeAlias = Callable[..., object]
 
 
 def _knows_all(_: str) -> bool:
@@ -25,6 +30,12 @@ class WorkSource:
     """Event types or functions that this worker handles."""
     knows: Callable[[str], bool] = _knows_all
     """Whether this worker handles an event type or function."""
+    functions: Mapping[str, Callable[..., object]] = field(
+        default_factory=dict[str, Callable[..., object]]
+    )
+    """What handles each event type or function, by name."""
+    models: Mapping[str, type[BaseModel]] = field(default_factory=dict[str, type[BaseModel]])
+    """The model of each event type."""
     parks: bool = False
     """Whether messages of unknown type wait in ``{name}:parked``."""
 

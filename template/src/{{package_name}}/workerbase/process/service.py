@@ -148,8 +148,14 @@ class ResolvedSettings:
     def sources(self) -> tuple[WorkSource, ...]:
         """Return the queue and the sources of all services."""
         runnable: list[Function | CronJob] = [*self.functions, *self.cron_jobs]
-        names = tuple(function.name for function in runnable)
-        queue = WorkSource(self.config.queue_name, "queue", names, frozenset(names).__contains__)
+        functions = {function.name: function.coroutine for function in runnable}
+        queue = WorkSource(
+            self.config.queue_name,
+            "queue",
+            tuple(functions),
+            functions.__contains__,
+            functions=functions,
+        )
         others = (source for s in self.services for source in s.sources(self.config))
         return (*others, queue)
 

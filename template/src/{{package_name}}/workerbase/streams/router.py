@@ -149,6 +149,10 @@ class EventRouter:
         """The events that have handlers, by type."""
         return {route.model.event_type: route.model for route in self._routes.values()}
 
+    def handlers(self, stream: StreamName) -> dict[str, Handler[Any]]:
+        """Return the handlers of ``stream``, by event type."""
+        return {t.decode(): r.handler for (name, t), r in self._routes.items() if name == stream}
+
     def types(self, stream: StreamName) -> tuple[str, ...]:
         """Return the event types of ``stream`` that have a handler."""
         return tuple(kind.decode() for name, kind in self._routes if name == stream)

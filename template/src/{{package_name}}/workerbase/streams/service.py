@@ -38,6 +38,8 @@ class Streams(Service):
                 "stream",
                 names=self.router.types(stream),
                 knows=partial(self.router.knows, stream),
+                functions=self.router.handlers(stream),
+                models=self.router.models,
                 parks=True,
             )
             for stream in self.router.streams

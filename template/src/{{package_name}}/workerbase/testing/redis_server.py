@@ -81,10 +81,12 @@ def find_in_package(package: str) -> str | None:
 
 
 class Server:
-    """A server with its data in a temporary directory.
+    """A server with its data in a temporary directory, unless it is given one.
 
     Args:
         persistent: keep an append-only file, so that a restart loses nothing.
+        directory: where its data is and stays.
+        port: where it listens; any free port by default.
         options: more configuration, as on the command line.
         binary: the program, instead of what `find_server` finds.
     """
@@ -95,11 +97,17 @@ class Server:
         persistent: bool = False,
         options: tuple[str, ...] = (),
         binary: Binary | None = None,
+        directory: Path | None = None,
+        port: int = 0,
     ) -> None:
         self.binary = binary or find_server()
-        self.port = 0
+        self.port = port
         self._options = ("--appendonly", "yes" if persistent else "no", *options)
-        self._directory = tempfile.TemporaryDirectory(prefix="worker-redis-")
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="worker-redis-")
+            directory = Path(self._temporary.name)
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -120,11 +128,11 @@ class Server:
             NoServerError: it did not start; the message contains its log.
         """
         port = self.port or _free_port()
-        log = Path(self._directory.name) / "log"
+        log = self._directory / "log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - a program of our own choice
                 [self.binary.path, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-                 "--dir", self._directory.name, *self._options],
+                 "--dir", str(self._directory), *self._options],
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self.port = port
@@ -163,9 +171,12 @@ class Server:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Stop it and delete its data."""
-        self.kill()
-        self._directory.cleanup()
+        """Stop it and delete its data, unless it was given a directory."""
+        if self._temporary is None:
+            self.stop()
+        else:
+            self.kill()
+            self._temporary.cleanup()
 
     def __enter__(self) -> Self:
         """Start it."""

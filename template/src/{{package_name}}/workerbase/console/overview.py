@@ -8,7 +8,6 @@ import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -17,10 +16,11 @@ from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 
 from ..broker import codec, keys
 from ..broker.keys import ATTEMPTS_TTL_MS
+from ..broker.pipeline import pipelined
 from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
-from ..types import RedisArg, RedisClient
+from ..types import RedisClient
 
 MAX_EXAMINED = 1_000
 """Maximum number of entries that are read at the head of a queue and at the new end of a DLQ."""
@@ -133,17 +133,7 @@ async def overview(
     )
 
 
-async def _pipelined(
-    redis: ArqRedis, commands: Iterable[tuple[RedisArg, ...]], **options: Any
-) -> list[Any]:
-    """Send the commands in one round trip, without a transaction."""
-    pipe = cast("Any", redis.pipeline(transaction=False))
-    for command in commands:
-        pipe.execute_command(*command, **options)
-    return cast("list[Any]", await pipe.execute())
-
-
-def _process(name: object) -> str:
+def process_of(name: object) -> str:
     """Return the process that a consumer or the owner of a job belongs to."""
     text = codec.decode(name)
     return PLAIN_ARQ if text == "1" else re.sub("-[0-9a-f]{8}( .*)?$", "", text)
@@ -156,14 +146,14 @@ async def _messages(
     names = [s.name for s in status.sources if s.kind == "stream" and s.consumers]
     pending = [("XPENDING", name, group, "-", "+", MAX_SHOWN) for name in names]
     about = [("XINFO", "CONSUMERS", name, group) for name in names]
-    replies = await _pipelined(redis, [*pending, *about], parse_detail=True)
+    replies = await pipelined(redis, [*pending, *about], parse_detail=True)
     now = time.time()
     found: list[InFlight] = []
     for name, rows in zip(names, replies, strict=False):
         for row in rows:
             entry_id = codec.decode(row["message_id"])
             age = max(0.0, now - int(entry_id.partition("-")[0]) / 1000)
-            owner = _process(row["consumer"])
+            owner = process_of(row["consumer"])
             found.append(InFlight(name, entry_id, owner, age, row["times_delivered"]))
     consumers = [
         {codec.decode(name): value for name, value in zip(row[::2], row[1::2], strict=True)}
@@ -179,7 +169,7 @@ async def _jobs(
     """Return the owners of the claimed jobs, the oldest of these, and what is due later."""
     now = int(time.time() * 1000)
     # A leased job is due when its lease ends; one that arq runs, as before it was started.
-    head, ahead, coming = await _pipelined(
+    head, ahead, coming = await pipelined(
         redis,
         [
             ("ZRANGE", queue, 0, MAX_EXAMINED - 1),
@@ -193,7 +183,7 @@ async def _jobs(
     ids = [*scores, *({codec.decode(job) for job in head} - scores.keys())]
     if not ids:
         return {}, [], Later(0, 0, 0, 0, 0, ())
-    owners, counts = await _pipelined(
+    owners, counts = await pipelined(
         redis,
         [
             ("MGET", *(key_of(queue, job) for job in ids))
@@ -201,9 +191,9 @@ async def _jobs(
         ],
     )
     attempts = {job: int(count or 0) for job, count in zip(ids, counts, strict=True)}
-    claimed = {job: _process(owner) for job, owner in zip(ids, owners, strict=True) if owner}
+    claimed = {job: process_of(owner) for job, owner in zip(ids, owners, strict=True) if owner}
     # Claiming a job counts its attempt, in a key whose time to live starts then.
-    left = await _pipelined(redis, [("PTTL", keys.retry(queue, job)) for job in claimed])
+    left = await pipelined(redis, [("PTTL", keys.retry(queue, job)) for job in claimed])
     age = {
         job: max(0, ATTEMPTS_TTL_MS - ttl) / 1000 if ttl > 0 else 0.0
         for job, ttl in zip(claimed, left, strict=True)
@@ -242,7 +232,7 @@ async def _functions(
     found = dict.fromkeys(ids, "?")
     if not ids:
         return found
-    (jobs,) = await _pipelined(redis, [("MGET", *(keys.job(queue, job) for job in ids))])
+    (jobs,) = await pipelined(redis, [("MGET", *(keys.job(queue, job) for job in ids))])
     for job_id, job in zip(ids, jobs, strict=True):
         if job is not None:
             with contextlib.suppress(SerializationError):
@@ -254,7 +244,7 @@ def _workers(consumers: list[dict[str, Any]], claimed: dict[str, str]) -> tuple[
     pending: Counter[str] = Counter()
     quiet: dict[str, float] = {}
     for row in consumers:
-        name = _process(row["name"])
+        name = process_of(row["name"])
         pending[name] += row["pending"]
         quiet[name] = min(quiet.get(name, float("inf")), row["idle"] / 1000)
     jobs = Counter(claimed.values())

@@ -20,12 +20,12 @@ import pytest
 from processkit import PATIENCE_S, Project
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
+from workerbase.console.overview import Due, InFlight, Later, Overview, Worker
+from workerbase.console.watch import View, repeat, share, spark, step
 from workerbase.engine.sources import SourceStatus
 from workerbase.inspector.dead_letter_summary import DeadLetterSummary
 from workerbase.inspector.dead_letters import ErrorGroup
 from workerbase.inspector.status import Status
-from workerbase.telemetry.overview import Due, InFlight, Later, Overview, Worker
-from workerbase.telemetry.watch import View, repeat, share, spark, step
 
 SIZES = [(80, 24), (160, 50)]
 LONG = "x" * 300

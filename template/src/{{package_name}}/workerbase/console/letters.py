@@ -1,0 +1,180 @@
+"""Which dead letters an address or a form means, and what may be done with them."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import click
+
+from ..broker import keys
+from ..broker.entries import pages
+from ..cli.terminal import DURATION
+from ..engine.sources import WorkSource
+from ..errors import PayloadError
+from ..inspector.dead_letters import (
+    DeadLetterEntry,
+    DeadLetterFilter,
+    DeadLetterQueue,
+    ErrorGroup,
+)
+from ..process.service import ResolvedSettings
+from ..types import EntryId, RedisClient
+from .operations import Action, Change
+
+MAX_EXAMINED = 2_000
+"""Maximum number of dead letters of a queue that one page reads, the newest."""
+MAX_SHOWN = 50
+"""Maximum number of dead letters that one page lists."""
+MAX_REPLAYS = 3
+"""A dead letter that was replayed this often is left, as by ``dlq replay``."""
+TEXTS = ("type", "error", "reason", "newer", "older")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A filter as it stands in an address: so that a view can be sent to a colleague."""
+
+    source: str = ""
+    """Empty for all streams and queues of the worker."""
+    parked: bool = False
+    type: str = ""
+    error: str = ""
+    reason: str = ""
+    newer: str = ""
+    older: str = ""
+    before: str = ""
+    """Id behind which the list goes on."""
+
+    @classmethod
+    def from_parameters(cls, found: Mapping[str, str]) -> "Query":
+        """Read the parameters of an address or the fields of a form."""
+        texts = {name: found.get(name, "").strip() for name in (*TEXTS, "source", "before")}
+        return cls(parked=found.get("parked", "") in ("1", "true", "on"), **texts)
+
+    def as_parameters(self, **changed: object) -> dict[str, object]:
+        """Return the parameters of an address."""
+        mine: dict[str, object] = {name: getattr(self, name) for name in (*TEXTS, "source")}
+        return mine | {"parked": "1" if self.parked else ""} | changed
+
+    def as_filter(self) -> DeadLetterFilter:
+        """Return what the inspector understands.
+
+        Raises:
+            PayloadError: a duration cannot be read.
+        """
+        return DeadLetterFilter(
+            event_type=self.type,
+            error=self.error,
+            reason=self.reason or None,
+            newer_than=_seconds(self.newer),
+            older_than=_seconds(self.older),
+        )
+
+    def targets(self, redis: RedisClient, settings: ResolvedSettings) -> list[DeadLetterQueue]:
+        """Return the queues that are meant."""
+        known = [source.name for source in settings.sources() if source.parks or not self.parked]
+        make = DeadLetterQueue.parked if self.parked else DeadLetterQueue.of_source
+        return [make(redis, name) for name in ([self.source] if self.source else known)]
+
+
+def _seconds(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return DURATION.convert(text, None, None)
+    except click.BadParameter as exc:
+        raise PayloadError(exc.message) from exc
+
+
+@dataclass(slots=True)
+class Found:
+    """What a page shows of the dead letters that match."""
+
+    total: int
+    """Number of dead letters in all, matching or not."""
+    examined: int
+    matching: int
+    """Number of those examined that match."""
+    groups: list[tuple[str, ErrorGroup]]
+    """By error, with the stream or queue; the most frequent first."""
+    entries: list[tuple[str, DeadLetterEntry]]
+    """The newest, with the stream or queue."""
+    more: str
+    """Id behind which the list goes on; empty where it does not, or over several queues."""
+
+
+async def find(redis: RedisClient, settings: ResolvedSettings, query: Query) -> Found:
+    """Examine the newest dead letters: bounded, however many there are.
+
+    Raises:
+        PayloadError: the query cannot be read.
+    """
+    wanted, now = query.as_filter(), time.time()
+    found = Found(0, 0, 0, [], [], "")
+    groups: dict[tuple[str, str], ErrorGroup] = {}
+    targets = query.targets(redis, settings)
+    for target in targets:
+        found.total += await target.size()
+        end = f"({query.before}" if query.before and len(targets) == 1 else "+"
+        listed = 0
+        limit, entry = MAX_EXAMINED, None
+        async for page in pages(redis, target.name, end=end, limit=limit, order="newest"):
+            for entry_id, payload in page:
+                entry = DeadLetterEntry(entry_id, payload)
+                found.examined += 1
+                if not wanted.matches(entry, now):
+                    continue
+                found.matching += 1
+                _add(groups, target.source, entry)
+                if listed < MAX_SHOWN:
+                    found.entries.append((target.source, entry))
+                    listed += 1
+                    if listed == MAX_SHOWN and len(targets) == 1:
+                        found.more = entry.entry_id
+    found.groups = [(source, group) for (source, _), group in groups.items()]
+    found.groups.sort(key=lambda item: -item[1].count)
+    found.entries.sort(key=lambda item: -item[1].added_at)
+    del found.entries[MAX_SHOWN:]
+    return found
+
+
+def _add(groups: dict[tuple[str, str], ErrorGroup], source: str, entry: DeadLetterEntry) -> None:
+    key, at = entry.fingerprint, entry.added_at
+    group = groups.get((source, key))
+    if group is None:
+        reason = entry.payload.get("_reason", "")
+        group = ErrorGroup(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
+        groups[source, key] = group
+    group.count += 1
+    group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
+
+
+async def one(
+    redis: RedisClient, source: str, entry_id: str, *, parked: bool
+) -> tuple[DeadLetterQueue, DeadLetterEntry] | None:
+    """Return one dead letter and its queue; None if it is gone."""
+    make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
+    queue = make(redis, source)
+    async for entry in queue.scan(DeadLetterFilter(entry_ids=(EntryId(entry_id),))):
+        return queue, entry
+    return None
+
+
+def change_of(settings: ResolvedSettings, action: Action) -> Change:
+    """Return the function that changes one dead letter, by the rules of ``dlq``."""
+    loads, sources = settings.job_deserializer, {s.name: s for s in settings.sources()}
+
+    async def purge(target: DeadLetterQueue, entry: DeadLetterEntry, preview: bool) -> str:
+        return "purged" if preview or await target.purge(entry) else "gone"
+
+    async def replay(target: DeadLetterQueue, entry: DeadLetterEntry, preview: bool) -> str:
+        source = sources.get(target.source, WorkSource(target.source, "stream"))
+        if source.kind == "queue" and not entry.is_job:
+            return "unreadable"  # as a message it would make a stream where the queue belongs
+        if target.name.endswith(keys.PARKED_SUFFIX) and not source.knows(entry.event_type):
+            return "unknown"  # it would only be parked again
+        if preview:
+            return target.replay_refusal(entry, MAX_REPLAYS, loads) or "replayed"
+        return await target.replay(entry, MAX_REPLAYS, loads)
+
+    return purge if action == "purge" else replay

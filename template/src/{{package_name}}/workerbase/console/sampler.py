@@ -1,0 +1,154 @@
+"""One sample of Redis for all browsers: taken when somebody looks, at most every two seconds."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from arq.connections import ArqRedis
+
+from ..broker.pipeline import pipelined
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..process.service import ResolvedSettings
+from .history import SPAN_S
+from .overview import Overview, overview
+from .records import Point, WorkerRecord, read_points, read_workers
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 2.0
+"""Minimum age of a sample before another one is taken."""
+TIMEOUT_S = 10.0
+"""How long Redis may take to answer."""
+RATE_SAMPLES = 6
+"""Number of samples over which rates are taken; a single one would jump."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Entries of a stream a second; None if they are not known."""
+
+    added: float | None = None
+    settled: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What all pages show of one moment."""
+
+    number: int
+    overview: Overview
+    workers: tuple[WorkerRecord, ...]
+    """Workers that describe themselves."""
+    points: tuple[Point, ...]
+    rates: dict[str, Rate]
+    """By source."""
+    memory_used: int
+    """In bytes; so is ``memory_limit``, which is 0 where there is none."""
+    memory_limit: int
+
+    @property
+    def at(self) -> float:
+        """Unix time, in seconds."""
+        return self.overview.at
+
+
+class Sampler:
+    """Takes samples and hands each to all who follow.
+
+    Args:
+        connect: returns the client.
+        settings: of the worker.
+    """
+
+    def __init__(self, connect: Callable[[], ArqRedis], settings: ResolvedSettings) -> None:
+        self._connect = connect
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._history: deque[Overview] = deque(maxlen=RATE_SAMPLES)
+        self._last: Sample | None = None
+        self._points_at = 0
+        self._next: asyncio.Future[Sample | None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.followers = 0
+
+    async def current(self) -> Sample:
+        """Return a sample that is at most `INTERVAL_S` old.
+
+        Raises:
+            redis.exceptions.RedisError: Redis does not answer.
+            TimeoutError: it takes too long.
+        """
+        async with self._lock:
+            last = self._last
+            if last is None or time.time() - last.at >= INTERVAL_S:
+                async with asyncio.timeout(TIMEOUT_S):
+                    self._last = last = await self._take(last)
+            return last
+
+    async def _take(self, last: Sample | None) -> Sample:
+        redis, queue = self._connect(), self._settings.config.queue_name
+        found = await overview(redis, self._settings, before=last.overview if last else None)
+        workers = await read_workers(redis, queue)
+        (memory,) = await pipelined(redis, [("INFO", "memory")])
+        points, span = (last.points if last else ()), int(time.time()) // SPAN_S
+        if span != self._points_at:
+            points, self._points_at = await read_points(redis, queue, points), span
+        self._history.append(found)
+        return Sample(
+            number=last.number + 1 if last else 1,
+            overview=found,
+            workers=workers,
+            points=points,
+            rates=_rates(self._history),
+            memory_used=int(memory["used_memory"]),
+            memory_limit=int(memory.get("maxmemory", 0)),
+        )
+
+    async def follow(self) -> AsyncGenerator[Sample | None]:
+        """Yield each new sample, None while Redis does not answer; one task feeds all followers."""
+        self.followers += 1
+        if self._task is None or self._task.done():
+            self._next = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._run(), name="console: sampler")
+        try:
+            while self._next is not None:
+                yield await asyncio.shield(self._next)
+        finally:
+            self.followers -= 1
+            if not self.followers:
+                self._task.cancel()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sample: Sample | None = None
+            with contextlib.suppress(*OUTAGE_ERRORS):
+                sample = await self.current()
+            waiting, self._next = self._next, loop.create_future()
+            if waiting is not None and not waiting.done():
+                waiting.set_result(sample)
+            await asyncio.sleep(INTERVAL_S)
+
+
+def _rates(samples: deque[Overview]) -> dict[str, Rate]:
+    first, last = samples[0], samples[-1]
+    seconds = last.at - first.at
+    if seconds <= 0:
+        return {}
+    before = {source.name: source for source in first.status.sources}
+    found: dict[str, Rate] = {}
+    for now in last.status.sources:
+        then = before.get(now.name)
+        if then is not None:
+            added, settled = ((now.added, then.added), (now.settled, then.settled))
+            found[now.name] = Rate(
+                *(
+                    None if new is None or old is None else max(0.0, (new - old) / seconds)
+                    for new, old in (added, settled)
+                )
+            )
+    return found
