@@ -116,6 +116,18 @@ async def test_a_replay_concerns_the_group_whose_dead_letter_it_is(
     assert refused == Counter({("work", 1): 2})
 
 
+async def test_the_tools_of_a_group_leave_the_letters_of_others_alone(
+    redis: RedisClient, server: Server, config_for: ConfigFor
+) -> None:
+    for number, group in enumerate(["a", "b", ""]):
+        fields = ("type", "work", "number", number, *(("_group", group) if group else ()))
+        await redis.execute_command("XADD", keys.dlq(STREAM), "*", *fields)
+    for group, expected in (("a", ["0", "2"]), ("b", ["1", "2"]), ("", ["0", "1", "2"])):
+        queue = DeadLetterQueue.of_source(redis, STREAM, group)
+        assert [e.payload["number"] async for e in queue.scan()] == expected
+        assert [e.payload["number"] async for e in queue.newest_entries(9)] == expected[::-1]
+
+
 async def test_one_entry_that_two_groups_retry_makes_two_jobs_and_two_messages(
     each: RedisClient, each_server: Server, config_for: ConfigFor
 ) -> None:

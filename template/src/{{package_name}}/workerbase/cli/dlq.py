@@ -60,6 +60,11 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
+        click.option(
+            "--group",
+            "consumer_group",
+            help="Of this consumer group, or '*' for all (the worker's own by default).",
+        ),
         click.option("--type", "event_type", default="", help="Event type or function."),
         click.option("--error", default="", help="Part of the error, or its error id."),
         click.option("--reason", type=click.Choice(get_args(Reason))),
@@ -92,18 +97,26 @@ newest_first = click.option("--newest", is_flag=True, help="The newest first.")
 
 
 async def targets_of(
-    app: App, redis: QueueClient, source: str | None, parked: bool
+    app: App, redis: QueueClient, source: str | None, parked: bool, group: str | None
 ) -> Sequence[DeadLetterQueue]:
     """Return the dead-letter queues that are meant, or the streams of parked events.
+
+    Args:
+        app: the command.
+        redis: an open client.
+        source: a stream or queue, or None for all of the worker.
+        parked: whether parked events are meant.
+        group: a consumer group, ``*`` for all, or None for that of the worker.
 
     Raises:
         click.BadParameter: the worker does not know the source, and nothing of it is set aside.
     """
     suffix = keys.PARKED_SUFFIX if parked else keys.DLQ_SUFFIX
-    known = [s.name for s in app.settings().sources() if s.parks or not parked]
-    names = [source.removesuffix(suffix)] if source else known
+    known = {s.name: s.group for s in app.settings().sources() if s.parks or not parked}
+    names = [source.removesuffix(suffix)] if source else list(known)
     make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
-    targets = [make(cast("RedisClient", redis), name) for name in names]
+    groups = {} if group == "*" else known if group is None else dict.fromkeys(names, group)
+    targets = [make(cast("RedisClient", redis), name, groups.get(name, "")) for name in names]
     # A stream that this worker no longer reads may still have dead letters.
     if source and names[0] not in known and not await targets[0].size():
         msg = f"{source!r} is not a stream or queue of this worker and has nothing set aside; "
@@ -167,10 +180,11 @@ async def progress_bar(
 @pass_app
 def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **which: Any) -> None:
     """Count dead letters by error."""
+    group = which.pop("consumer_group")
     wanted = DeadLetterFilter(**which)
 
     async def work(redis: QueueClient) -> dict[str, list[ErrorGroup]]:
-        targets = await targets_of(app, redis, stream, parked)
+        targets = await targets_of(app, redis, stream, parked, group)
         which = await resolved(app, targets, wanted)
         async with progress_bar(targets) as on_page:
             return {target.name: await target.groups(which, on_page) for target in targets}
@@ -181,19 +195,19 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
         return
     now = time.time()
     for name, groups in found.items():
-        total = sum(group.count for group in groups)
+        total = sum(one.count for one in groups)
         table = plain_table(f"{name}: {total:,}")
         for column in ("error id", "count", "type", "reason", "error", "oldest", "newest"):
             table.add_column(column, justify="right" if column == "count" else "left")
-        for group in groups:
+        for one in groups:
             table.add_row(
-                group.fingerprint,
-                f"{group.count:,}",
-                *(escape(printable(_first(t))) for t in (group.event_type, group.reason)),
-                escape(printable(group.error, one_line=True))
-                + (f"\n[dim]in {escape(printable(group.where))}[/dim]" if group.where else ""),
-                ago(now - group.oldest),
-                ago(now - group.newest),
+                one.fingerprint,
+                f"{one.count:,}",
+                *(escape(printable(_first(t))) for t in (one.event_type, one.reason)),
+                escape(printable(one.error, one_line=True))
+                + (f"\n[dim]in {escape(printable(one.where))}[/dim]" if one.where else ""),
+                ago(now - one.oldest),
+                ago(now - one.newest),
             )
         app.console.print(table if groups else f"{name}: empty")
 
@@ -221,11 +235,12 @@ def show(
     **which: Any,
 ) -> None:
     """Show dead letters with payload and traceback, oldest first."""
+    group = which.pop("consumer_group")
     wanted = DeadLetterFilter(**which)
 
     async def work(redis: QueueClient) -> list[DeadLetterEntry]:
         found: list[DeadLetterEntry] = []
-        targets = await targets_of(app, redis, stream, parked)
+        targets = await targets_of(app, redis, stream, parked, group)
         which = await resolved(app, targets, wanted)
         order: Order = "newest" if newest else "oldest"
         async with progress_bar(targets) as on_page:

@@ -119,7 +119,9 @@ def _change_all(
     order: Order = "newest" if options["newest"] else "oldest"
 
     async def work(redis: QueueClient) -> None:
-        targets = await targets_of(app, redis, options["stream"], options["parked"])
+        targets = await targets_of(
+            app, redis, options["stream"], options["parked"], options["consumer_group"]
+        )
         which = await resolved(app, targets, wanted)
         async with progress_bar(targets) as on_page:
             for target in targets:

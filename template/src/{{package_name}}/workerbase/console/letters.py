@@ -72,9 +72,10 @@ class Query:
 
     def targets(self, redis: RedisClient, settings: ResolvedSettings) -> list[DeadLetterQueue]:
         """Return the queues that are meant."""
-        known = [source.name for source in settings.sources() if source.parks or not self.parked]
+        known = {s.name: s.group for s in settings.sources() if s.parks or not self.parked}
         make = DeadLetterQueue.parked if self.parked else DeadLetterQueue.of_source
-        return [make(redis, name) for name in ([self.source] if self.source else known)]
+        names = [self.source] if self.source else known
+        return [make(redis, name, known.get(name, "")) for name in names]
 
 
 def _seconds(text: str) -> float | None:

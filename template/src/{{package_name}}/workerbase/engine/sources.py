@@ -15,6 +15,10 @@ MAX_COUNTED = 2_000
 Function: TypeAlias = Callable[..., object]
 
 
+MAX_SILENCE_S = 15.0
+"""Longer than a consumer of a live worker ever waits before it asks for entries again."""
+
+
 def _knows_all(_: str) -> bool:
     return True
 
@@ -38,6 +42,26 @@ class WorkSource:
     """The model of each event type."""
     parks: bool = False
     """Whether messages of unknown type wait in ``{name}:parked``."""
+    group: str = ""
+    """The consumer group that reads the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherGroup:
+    """A consumer group of another service, which keeps entries from being removed."""
+
+    name: str
+    unsettled: int | None
+    """Number of entries that it has not settled; None if it is not known."""
+    oldest_s: float
+    """Age of the oldest of them, in seconds."""
+    silent_s: float | None
+    """Time since one of its consumers last asked for entries, in seconds; None if it has none."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no worker of the group seems to live."""
+        return self.silent_s is None or self.silent_s > MAX_SILENCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +90,8 @@ class SourceStatus:
     parked: int | None = None
     """Messages of unknown type."""
     dead_letters: int = 0
+    other_groups: tuple[OtherGroup, ...] = ()
+    """Further consumer groups of the stream that have not settled all of it."""
     missing: Literal["", "stream", "consumer group"] = ""
     """What does not exist in Redis yet."""
     alive: bool = False

@@ -52,6 +52,11 @@ class DeadLetterEntry:
         return failure_record.where(self.payload)
 
     @property
+    def group(self) -> str:
+        """The consumer group that set it aside; empty if it names none."""
+        return self.payload.get(failure_record.GROUP, "")
+
+    @property
     def fingerprint(self) -> str:
         """Short id that entries with the same error share."""
         return failure_record.fingerprint(self.payload)
@@ -105,6 +110,7 @@ class DeadLetterEntry:
             "first_failed_at": self.payload.get(failure_record.FIRST_FAILED_AT, ""),
             "attempts": failure_record.number(self.payload.get(failure_record.ATTEMPTS)),
             "deliveries": failure_record.number(self.payload.get(failure_record.DELIVERIES)),
+            "group": self.group,
             "consumer": self.payload.get(failure_record.CONSUMER, ""),
             "replays": self.replays,
             "original_stream": self.payload.get(failure_record.ORIGINAL_STREAM, ""),
@@ -203,31 +209,32 @@ def _with(listed: str, name: str) -> str:
     return listed if name in listed.split(", ") else f"{listed}, {name}"
 
 
-def _entries(page: Page) -> Iterable[DeadLetterEntry]:
-    return (DeadLetterEntry(entry_id, payload) for entry_id, payload in page)
-
-
 class DeadLetterQueue:
     """A stream of messages or jobs that were set aside: dead letters, or parked events.
 
     Args:
         redis: an open client.
         name: of the stream that holds them.
+        group: the consumer group whose entries are meant, beside those that name none; empty for
+            those of all groups.
     """
 
-    def __init__(self, redis: RedisClient, name: StreamName) -> None:
+    def __init__(self, redis: RedisClient, name: StreamName, group: str = "") -> None:
         self._redis = redis
+        self._group = group
         self.name = name
 
     @classmethod
-    def of_source(cls, redis: RedisClient, source: StreamName) -> "DeadLetterQueue":
+    def of_source(
+        cls, redis: RedisClient, source: StreamName, group: str = ""
+    ) -> "DeadLetterQueue":
         """Return the dead letters of a stream or queue."""
-        return cls(redis, keys.dlq(source))
+        return cls(redis, keys.dlq(source), group)
 
     @classmethod
-    def parked(cls, redis: RedisClient, stream: StreamName) -> "DeadLetterQueue":
+    def parked(cls, redis: RedisClient, stream: StreamName, group: str = "") -> "DeadLetterQueue":
         """Return the parked events of a stream."""
-        return cls(redis, keys.parked(stream))
+        return cls(redis, keys.parked(stream), group)
 
     @property
     def source(self) -> StreamName:
@@ -240,13 +247,21 @@ class DeadLetterQueue:
         return self.name.endswith(keys.PARKED_SUFFIX)
 
     async def size(self) -> int:
-        """Return the number of entries."""
+        """Return the number of entries, those of all groups."""
         return int(await self._redis.execute_command("XLEN", self.name))
 
     async def newest(self) -> str:
         """Return the id of the newest entry; empty if there is none."""
-        ids = [entry.entry_id async for entry in self.newest_entries(1)]
+        ids = [
+            i
+            async for page in pages(self._redis, self.name, limit=1, order="newest")
+            for i, _ in page
+        ]
         return ids[0] if ids else ""
+
+    def _entries(self, page: Page) -> Iterable[DeadLetterEntry]:
+        entries = (DeadLetterEntry(entry_id, payload) for entry_id, payload in page)
+        return (e for e in entries if not self._group or e.group in {"", self._group})
 
     async def scan(
         self,
@@ -268,7 +283,7 @@ class DeadLetterQueue:
         if not until:
             return
         async for page in self._pages(wanted or EVERYTHING, until, order):
-            for entry in _entries(page):
+            for entry in self._entries(page):
                 if wanted is None or wanted.matches(entry, now):
                     yield entry
             if on_page is not None:
@@ -299,7 +314,7 @@ class DeadLetterQueue:
     async def newest_entries(self, limit: int) -> AsyncIterator[DeadLetterEntry]:
         """Yield the newest ``limit`` entries, newest first."""
         async for page in pages(self._redis, self.name, limit=limit, order="newest"):
-            for entry in _entries(page):
+            for entry in self._entries(page):
                 yield entry
 
     def replay_refusal(

@@ -38,6 +38,14 @@ class Status:
             for source in self.sources
             if source.missing
         ]
+        found += [
+            f"{source.name}: the consumer group {other.name} has no live worker and keeps "
+            f"{'' if other.unsettled is None else f'{other.unsettled:,} '}entries, the oldest for "
+            f"{other.oldest_s:,.0f} s; if it is retired, remove it: `groups rm {other.name}`"
+            for source in self.sources
+            for other in source.other_groups
+            if other.is_silent
+        ]
         return tuple(found)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..broker import codec, keys
+from ..broker.clock import now_ms
 from ..broker.entries import pages
 from ..broker.queue_scripts import move_entry
 from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, is_missing_key
@@ -14,6 +15,7 @@ from ..engine import failure_record
 from ..process.service import WorkerContext
 from ..types import StreamName
 from .config import StreamsConfig
+from .groups import others_that_hold
 from .router import EventRouter
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Janitor:
         self._consumer = consumer
         self._availability = worker.availability
         self._settled = settled
+        self._named: set[tuple[StreamName, str]] = set()
         self._parked_at: dict[StreamName, str] = {}
 
     async def run(self) -> None:
@@ -85,6 +88,24 @@ class Janitor:
                 pass
         if sweep:
             await self.remove_idle_consumers(stream)
+            await self._name_silent_groups(stream)
+
+    async def _name_silent_groups(self, stream: StreamName) -> None:
+        """Log, once for each, the groups that keep entries and seem to have no worker."""
+        now = await now_ms(self._redis) / 1000
+        others = await others_that_hold(self._redis, stream, self._config.consumer_group, now)
+        silent = {(stream, other.name) for other in others if other.is_silent}
+        for other in others:
+            if (stream, other.name) in silent - self._named:
+                logger.warning(
+                    "the consumer group %s of %s has no live worker and keeps entries, the oldest "
+                    "for %.0f s; if it is retired, remove it: `groups rm %s`",
+                    other.name,
+                    stream,
+                    other.oldest_s,
+                    other.name,
+                )
+        self._named = {(s, name) for s, name in self._named if s != stream} | silent
 
     async def trim(self, stream: StreamName) -> int:
         """Remove the entries that every group has settled; return how many."""

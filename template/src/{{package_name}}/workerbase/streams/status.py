@@ -1,18 +1,13 @@
 """What waits in a stream, as `Streams.status` reports it."""
 
-import time
-from typing import Any, Literal
-
-from redis.exceptions import ResponseError
+from typing import Literal
 
 from ..broker import codec, keys
+from ..broker.clock import now_ms
 from ..broker.entries import pages
-from ..broker.redis_errors import is_missing_key
-from ..engine.sources import MAX_COUNTED, SourceStatus
+from ..engine.sources import MAX_COUNTED, MAX_SILENCE_S, SourceStatus
 from ..types import EntryId, RedisClient, StreamName
-
-MAX_SILENCE_S = 15.0
-"""Longer than a consumer of a live worker ever waits before it asks for entries again."""
+from .groups import groups_of, others_that_hold, silence_of
 
 
 async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> SourceStatus:
@@ -21,7 +16,8 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
     Raises:
         redis.exceptions.RedisError: Redis does not answer.
     """
-    info = await _group(redis, stream, group)
+    now = await now_ms(redis) / 1000
+    info = (await groups_of(redis, stream)).get(group, {})
     pending = int(info.get("pending", 0))
     oldest: bytes | None = None
     if pending:
@@ -36,28 +32,26 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
     if not info:
         exists = await redis.execute_command("EXISTS", stream)
         missing = "consumer group" if exists else "stream"
+    types: set[bytes] = await redis.execute_command("SMEMBERS", keys.deferred_types(stream, group))
+    deferred = [keys.deferred(stream, group, codec.decode(name)) for name in types]
+    silent = await silence_of(redis, stream, group) if info else None
     return SourceStatus(
         name=stream,
         kind="stream",
         missing=missing,
-        alive=bool(info) and await _is_read(redis, stream, group),
+        alive=silent is not None and silent < MAX_SILENCE_S,
+        other_groups=await others_that_hold(redis, stream, group, now),
+        later=sum([int(await redis.execute_command("XLEN", name)) for name in deferred]),
         length=length,
         waiting=int(lag),
         in_work=pending,
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
-        oldest_in_work_s=_age(oldest),
-        oldest_waiting_s=_age(first[0][0][0] if first and first[0] else None),
+        oldest_in_work_s=_age(oldest, now),
+        oldest_waiting_s=_age(first[0][0][0] if first and first[0] else None, now),
         dead_letters=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
-
-
-async def _is_read(redis: RedisClient, stream: StreamName, group: str) -> bool:
-    """Whether a consumer of the group has asked for entries within `MAX_SILENCE_S`."""
-    rows: list[list[Any]] = await redis.execute_command("XINFO", "CONSUMERS", stream, group)
-    fields = (dict(zip(map(codec.decode, row[::2]), row[1::2], strict=True)) for row in rows)
-    return any(int(row["idle"]) < MAX_SILENCE_S * 1000 for row in fields)
 
 
 async def _count(redis: RedisClient, stream: StreamName, after: str) -> int:
@@ -66,22 +60,8 @@ async def _count(redis: RedisClient, stream: StreamName, after: str) -> int:
     return sum([len(page) async for page in found])
 
 
-async def _group(redis: RedisClient, stream: StreamName, group: str) -> dict[str, Any]:
-    try:
-        # Written as one word, redis-py parses the reply to a dictionary for each group.
-        rows: list[dict[str, Any]] = await redis.execute_command("XINFO GROUPS", stream)
-    except ResponseError as exc:
-        if is_missing_key(exc):
-            return {}
-        raise
-    for row in rows:
-        if codec.decode(row["name"]) == group:
-            return row
-    return {}
-
-
-def _age(entry_id: bytes | EntryId | None) -> float | None:
+def _age(entry_id: bytes | EntryId | None, now: float) -> float | None:
     """Return how long ago an entry was published, in seconds."""
     if entry_id is None:
         return None
-    return max(0.0, time.time() - int(codec.decode(entry_id).partition("-")[0]) / 1000)
+    return max(0.0, now - int(codec.decode(entry_id).partition("-")[0]) / 1000)

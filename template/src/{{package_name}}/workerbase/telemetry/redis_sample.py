@@ -102,13 +102,20 @@ class Sampler(Collector):
         oldest = gauge("oldest_pending_seconds", "Age of the oldest pending entry.")
         consumers = gauge("consumers", "Consumers of the group.")
         parked = gauge("parked_entries", "Events whose type no worker knows.")
+        others = GaugeMetricFamily(
+            "worker_stream_other_group_oldest_seconds",
+            "Age of the oldest entry that another consumer group has not settled.",
+            labels=("stream", "group"),
+        )
         for stream in (s for s in status.sources if s.kind == "stream"):
             lag.add_metric([stream.name], stream.waiting)
             pending.add_metric([stream.name], stream.in_work or 0)
             oldest.add_metric([stream.name], stream.oldest_in_work_s or 0.0)
             consumers.add_metric([stream.name], stream.consumers or 0)
             parked.add_metric([stream.name], stream.parked or 0)
-        yield from (lag, pending, oldest, consumers, parked)
+            for other in stream.other_groups:
+                others.add_metric([stream.name, other.name], other.oldest_s)
+        yield from (lag, pending, oldest, consumers, parked, others)
 
     def _queues(self, status: Status) -> Generator[Metric]:
         jobs = GaugeMetricFamily(
