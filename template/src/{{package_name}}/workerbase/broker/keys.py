@@ -7,6 +7,8 @@ key                                type    lifetime
 ``{stream}:dlq``                   stream  until replayed or purged; bounded
 ``{stream}:parked``                stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``    string  `DEDUP_TTL_MS`
+``{stream}:suspects:{group}``      hash    one day: starts of entries whose workers died
+``{stream}:alive``                 string  one day: when a worker last reached Redis
 ``{queue}``                        zset    job ids by due time, until their jobs end (arq)
 ``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
 ``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
@@ -64,9 +66,19 @@ def dlq(source: str) -> str:
     return source + DLQ_SUFFIX
 
 
+def alive(source: str) -> str:
+    """Return the key under which workers of a stream or queue note that they reached Redis."""
+    return f"{source}:alive"
+
+
 def parked(stream: StreamName) -> StreamName:
     """Return the stream that keeps events of ``stream`` whose type no worker knows yet."""
     return stream + PARKED_SUFFIX
+
+
+def suspects(stream: StreamName, group: str) -> str:
+    """Return the hash of what is remembered of entries that may have killed their worker."""
+    return f"{stream}:suspects:{group}"
 
 
 def requeued(stream: StreamName, failure: str) -> str:

@@ -21,6 +21,7 @@ T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
+SLOT_POLL_S = 0.01
 MAX_FAILED = 500
 """Maximum number of failed items that wait in a suspended queue beside the others."""
 _SMOOTHING = 0.05
@@ -154,6 +155,11 @@ class PrefetchQueue(Generic[T]):
         finally:
             if not taken.is_set():
                 self._next = None
+
+    async def wait_slot(self) -> None:
+        """Wait, while paused, until a slot is free."""
+        while self.running >= self._concurrency:  # noqa: ASYNC110 - events cost each item
+            await asyncio.sleep(SLOT_POLL_S)
 
     async def wait_idle(self, at_most_s: float | None) -> None:
         """Wait until nothing runs, or until ``at_most_s`` seconds have passed."""

@@ -185,15 +185,17 @@ class Consumer:
             )
         self._pool.closing = True
         await core.cancel()
+        failed = self._worker.failed
         try:
             await self._settlement.acks.flush()
+            if not failed:
+                await self._recoverer.take_back()
         except OUTAGE_ERRORS as exc:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
         stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
         # Any of what ran may be what ended the worker, unless the stop was requested.
-        failed = self._worker.failed
         counted = [lease.entry_id for lease in self._held if failed or not lease.counted]
         await self._release(stuck, counted)
         for leases in self._leases.values():
