@@ -163,12 +163,13 @@ async def test_idle_workers_are_woken_where_the_job_is_the_next(
     await pubsub.aclose()
 
 
-def test_a_new_job_knows_whether_it_is_due_and_who_chose_its_id() -> None:
+def test_a_new_job_knows_when_it_is_due_and_who_chose_its_id() -> None:
     def create(**options: Any) -> NewJob:
         return NewJob.create("send", _max_payload_bytes=1_000, _queue_name="mail", **options)
 
-    assert (create().at_once, create().named, create().queue) == (True, False, "mail")
-    assert create(_defer_by=5).at_once is False
-    assert create(_defer_until=datetime(2020, 1, 1, tzinfo=UTC)).at_once is True
+    assert (create().due, create().named, create().queue) == ("+0", False, "mail")
+    assert create(_defer_by=5).due == "+5000"
+    assert create(_defer_until=datetime(2020, 1, 1, tzinfo=UTC)).due == "1577836800000"
+    assert create(_defer_by=5, _expires=7).expires == "7000"
     assert (create(_job_id="x").named, create(_job_id="x").job_id) == (True, "x")
     assert create().job_id != create().job_id

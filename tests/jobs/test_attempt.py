@@ -10,7 +10,7 @@ from arq.constants import in_progress_key_prefix
 from arq.cron import cron
 from arq.jobs import JobStatus, SerializationError
 from arq.worker import func
-from jobkit import QUEUE, burst, client_of, dead_letters, read_both
+from jobkit import QUEUE, burst, client_of, dead_letters, lasting_keys, read_both
 from workerbase.broker import codec
 from workerbase.inspector.dead_letters import DeadLetterQueue
 from workerbase.testing.redis_server import Server
@@ -149,7 +149,7 @@ async def test_a_serializer_that_always_raises_ends_the_job_without_a_result(
         assert job
         await burst(config, fine, job_serializer=broken)
         assert await job.status() == JobStatus.not_found
-        assert await client.keys() == []
+        assert await lasting_keys(client) == []
     assert CALLS == [1]
 
 

@@ -21,6 +21,7 @@ class Item:
     lease_id: str
     source: str = "work"
     started: bool = False
+    size: int = 0
     settling: bool = False
 
 

@@ -72,3 +72,20 @@ def test_at_level_debug_they_are_logged(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages[-1] == f"  0.10s → j1:login({SECRET})"
     LOGGER.info("%6.2fs → %s(%s)%s", 0.1, "j1:ping", "", "")
     assert caplog.messages[-1] == "  0.10s → j1:ping()"
+
+
+def test_errors_are_bounded_and_their_lines_indented(caplog: pytest.LogCaptureFixture) -> None:
+    hide_arguments()
+    try:
+        raise_large()
+    except ValueError as exc:
+        LOGGER.exception("%6.2fs ! %s failed, %s: %s", 0.1, "j1:login", "ValueError", exc)  # noqa: TRY401
+    (record,) = caplog.records
+    text = logging.Formatter().format(record)
+    assert len(text) < 10_000
+    assert all(line.startswith("  ") for line in text.splitlines())
+    assert "in raise_large" in text
+
+
+def raise_large() -> None:
+    raise ValueError("first\n2026-01-01 INFO forged\x1b[31m" + "x" * 10_000_000)

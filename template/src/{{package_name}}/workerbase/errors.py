@@ -23,6 +23,10 @@ MAX_DURATION_S = 1e9
 """Maximum of every setting and delay, in seconds: some thirty years."""
 
 
+MAX_PROBLEMS = 20
+"""Number of fields that are named where more are wrong."""
+
+
 class WorkerError(Exception):
     """Base of all errors raised by the worker base."""
 
@@ -57,11 +61,17 @@ class InvalidEventError(PermanentError):
     @classmethod
     def from_validation_error(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
         """Describe ``error`` without the payload, which may hold secrets."""
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        return cls(f"{event_type}: {problems}")
+        return cls(f"{event_type}: {describe_problems(error)}")
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Name each field that is wrong and why, without the values, which may be secret."""
+    found = [
+        f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
+    more = len(found) - MAX_PROBLEMS
+    return "; ".join(found[:MAX_PROBLEMS]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 class TransientError(WorkerError):

@@ -12,6 +12,8 @@ from arq.utils import timestamp_ms, to_ms
 
 from ..types import Call, RedisArg, RedisClient, SyncRedisClient
 from . import codec, keys, trace_context
+from .arguments import check_arguments
+from .job_handle import JobHandle
 from .scripts import Script
 
 _ENQUEUE = Script.load(__name__, "enqueue")
@@ -33,12 +35,13 @@ class QueueClient(ArqRedis):
             The job, or None if a job with this ``_job_id`` exists.
 
         Raises:
-            PayloadError: it is larger than `max_payload_bytes`.
+            PayloadError: it is larger than `max_payload_bytes`, or an argument would be read
+                differently from how it is.
         """
         new = self.new_job(function, *args, **kwargs)
         if not await new.enqueue(cast("RedisClient", self)):
             return None
-        return Job(new.job_id, self, new.queue, self.job_deserializer)
+        return JobHandle(new.job_id, self, new.queue, self.job_deserializer)
 
     def new_job(self, function: str | Call, *args: object, **kwargs: Any) -> "NewJob":
         """Serialize a job for this client's queue."""
@@ -60,10 +63,10 @@ class NewJob:
     queue: str
     job_id: str
     job: bytes
-    expires_ms: int
-    due_ms: int
-    at_once: bool
-    """Whether it is due already."""
+    due: str
+    """As ``lua/enqueue.lua`` has it: Redis' clock decides what is due."""
+    expires: str
+    """Likewise."""
     named: bool
     """Whether the caller chose the id."""
 
@@ -91,7 +94,7 @@ class NewJob:
     @property
     def args(self) -> list[RedisArg]:
         """The arguments of ``lua/enqueue.lua``."""
-        return [self.job_id, self.job, self.expires_ms, self.due_ms, int(self.at_once)]
+        return [self.job_id, self.job, self.due, self.expires]
 
     @classmethod
     def create(
@@ -115,7 +118,8 @@ class NewJob:
         Raises:
             RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
             arq.jobs.SerializationError: an argument cannot be serialized.
-            PayloadError: the job is larger than ``_max_payload_bytes``.
+            PayloadError: the job is larger than ``_max_payload_bytes``, or an argument would be
+                read differently from how it is.
         """
         if isinstance(function, Call):
             args, kwargs = function.args, dict(function.kwargs)
@@ -123,20 +127,20 @@ class NewJob:
         if _defer_until and _defer_by:
             msg = "use either '_defer_until' or '_defer_by' or neither, not both"
             raise RuntimeError(msg)
-        now = timestamp_ms()
-        due = now + (to_ms(_defer_by) or 0)
+        due = f"+{to_ms(_defer_by) or 0}"
         if _defer_until is not None:
-            due = int(_defer_until.timestamp() * 1000)
-        expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
+            due = str(int(_defer_until.timestamp() * 1000))
+        expires = str(to_ms(_expires) or f"+{_expires_extra_ms}")
+        if _serializer is codec.dumps:
+            check_arguments(f"job {function}", dict(enumerate(args, 1)) | kwargs)
         write = trace_context.with_trace(_serializer)
-        job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
+        job = serialize_job(function, args, kwargs, _job_try, timestamp_ms(), serializer=write)
         codec.check_size(f"job {function}", [job], _max_payload_bytes)
         return cls(
             queue=_queue_name,
             job_id=_job_id or uuid4().hex,
             job=job,
-            expires_ms=max(expires, 1),
-            due_ms=due,
-            at_once=due <= now,
+            due=due,
+            expires=expires,
             named=bool(_job_id),
         )

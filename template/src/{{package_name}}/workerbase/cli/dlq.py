@@ -20,6 +20,7 @@ from ..broker import keys
 from ..broker.enqueue import QueueClient
 from ..engine.retry_policy import Reason
 from ..engine.sources import WorkSource
+from ..engine.text import printable
 from ..inspector.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
@@ -28,7 +29,7 @@ from ..inspector.dead_letters import (
 )
 from ..types import RedisClient
 from .app import App, pass_app
-from .terminal import DURATION, ago, near, plain_table, print_json, printable
+from .terminal import DURATION, ago, near, plain_table, print_json
 
 Change = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
 """Makes one change, or with True only returns what it would result in."""

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import WorkerConfig
+from ..engine.text import OBEYED
 from ..errors import MAX_DURATION_S
+from ..process.log_format import PlainFormatter
 
 MAX_COLUMNS = 10_000
 """Width of output that no terminal shows: what reads a pipe reads lines."""
-_OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Characters that a terminal interprets, but for line breaks and tabs: in a class of a pattern."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -43,20 +43,10 @@ def plain_table(title: str) -> Table:
     )
 
 
-def printable(text: str, *, one_line: bool = False) -> str:
-    """Escape what a terminal would interpret in a text that others wrote.
-
-    That is escape sequences, changes of the writing direction and lone surrogates; with
-    ``one_line`` line breaks and tabs become spaces.
-    """
-    line = re.sub(r"\s", " ", text) if one_line else text
-    return re.sub(f"[{_OBEYED}]", lambda found: repr(found[0])[1:-1], line)
-
-
 def print_json(data: object) -> None:
     """Write one JSON document to standard output."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    click.echo(re.sub(f"[{_OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(re.sub(f"[{OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def read_json(text: str, what: str) -> object:
@@ -106,9 +96,6 @@ def ago(seconds: float | None) -> str:
 
 def setup_logging(config: WorkerConfig) -> None:
     """Write log records to standard error."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)-8s %(name)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)

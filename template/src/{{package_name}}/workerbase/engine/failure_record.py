@@ -5,15 +5,17 @@ Their names start with ``_``, so that the message can be replayed as it was.
 
 import hashlib
 import re
-import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
 from .retry_policy import Reason, grouped
+from .text import MAX_ERROR, bounded, traceback_of, writable
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 """Fields of a message: event type, JSON of the model, message id, retries so far."""
+GROUP = "_group"
+"""The only consumer group that a message concerns; without it, the message concerns all."""
 
 REASON = "_reason"
 ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
@@ -22,6 +24,8 @@ ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
 ENTRY_ID = "_entry_id"
+DEFERRED_AT, FINAL = "_deferred_at", "_final"
+"""When a message first had to wait for an open breaker, and that it has waited too long."""
 JOB, HISTORY = "_job", "_history"
 """The serialized job of a dead job, and its failures, newest last."""
 
@@ -32,24 +36,22 @@ FULL = (
 
 MAX_DIGITS = 10
 """Maximum digits of a count; Python refuses to parse 4,300 of them."""
-MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
+MAX_HISTORY = 20
 
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
-_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+_LAST_FAILURE = frozenset(
+    {ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT, DEFERRED_AT, FINAL}
+)
 
 
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
     """Return the fields that describe the error, its time and its origin."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except BaseException as exc:
-        trace = f"its traceback is not available ({type(exc).__name__})"
     return {
         ERROR_TYPE: type(error).__name__,
-        ERROR: _writable(text_of(error)[:MAX_ERROR]),
-        TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
+        ERROR: writable(text_of(error)),
+        TRACEBACK: traceback_of(error),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
         ENTRY_ID: entry_id,
@@ -60,7 +62,7 @@ def history_entry(error: BaseException, attempt: int) -> dict[str, Any]:
     """Return one failure of a job as its history keeps it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     what = f"{type(error).__name__}: {text_of(error)}"
-    return {"attempt": attempt, "at": now, "error": _writable(what[:MAX_ERROR])}
+    return {"attempt": attempt, "at": now, "error": writable(bounded(what, MAX_ERROR))}
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:
@@ -116,17 +118,13 @@ def fingerprint(payload: Payload) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
+    """Return ``str(error)``, bounded, whatever its class makes of it; of a group, its errors."""
     if errors := grouped(error):
-        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
-    return str_of(error)
-
-
-def str_of(error: BaseException) -> str:
-    """Return ``str(error)``, whatever its class makes of that."""
+        texts = "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
+        return bounded(texts, MAX_ERROR)
     try:
-        return str(error)
-    except BaseException as exc:
+        return bounded(str(error), MAX_ERROR)
+    except BaseException as exc:  # a failure must not fail to be reported
         return f"its text is not available ({type(exc).__name__})"
 
 
@@ -137,11 +135,6 @@ def is_harmless(error: BaseException) -> bool:
     except BaseException:
         return False
     return isinstance(error, Exception)
-
-
-def _writable(text: str) -> str:
-    """Return ``text`` without lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def number(value: str | None) -> int:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias, cast
 
 from arq.constants import expires_extra_ms
-from arq.utils import timestamp_ms
 
 from ..broker import codec, keys
 from ..broker.entries import Page, pages
@@ -279,7 +278,6 @@ class DeadLetterQueue:
                 job_id=entry.payload[ID],
                 job=codec.encode(entry.payload[failure_record.JOB]),
                 expires_ms=expires_extra_ms,
-                due_ms=timestamp_ms(),
             )
         moved = await move_entry(
             self._redis,

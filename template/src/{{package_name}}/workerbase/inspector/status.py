@@ -1,10 +1,10 @@
 """What is in Redis right now: the queue, and whatever each service reports."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ..broker import keys
+from ..broker.clock import now_ms
 from ..config import WorkerConfig
 from ..engine.sources import SourceStatus
 from ..process.service import ResolvedSettings
@@ -45,8 +45,8 @@ async def queue_status(redis: RedisClient, config: WorkerConfig) -> SourceStatus
     Raises:
         redis.exceptions.RedisError: Redis does not answer.
     """
-    queue, now_ms = config.queue_name, int(time.time() * 1000)
-    due = int(await redis.execute_command("ZCOUNT", queue, "-inf", now_ms))
+    queue = config.queue_name
+    due = int(await redis.execute_command("ZCOUNT", queue, "-inf", await now_ms(redis)))
     total = int(await redis.execute_command("ZCARD", queue))
     dead = int(await redis.execute_command("XLEN", keys.dlq(queue)))
     return SourceStatus(name=queue, kind="queue", waiting=due, later=total - due, dead_letters=dead)

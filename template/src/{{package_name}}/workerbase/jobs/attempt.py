@@ -28,6 +28,10 @@ class RefusedError(Exception):
         self.decision = None if reason is None else DeadLetter(reason)
 
 
+class LeaseLostError(Exception):
+    """The job is not to be run: another worker has it, or it has ended."""
+
+
 @dataclass(slots=True)
 class Attempt:
     """One attempt of a job."""
@@ -134,7 +138,7 @@ class Attempt:
         # it would keep our workers from the next tick.
         stays = isinstance(function, CronJob) and function.job_id is None
         return FinishedJob(
-            self.claim.job_id,
+            self.claim,
             result,
             0 if forever else int(min(max(keep_result_s, 0.001), MAX_DURATION_S) * 1000),
             keep_cronjob_progress * 1000 if stays else 0,

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from arq.cron import CronJob
@@ -20,7 +21,7 @@ from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
 from ..process.task import Task, fits
 from ..types import Hook
-from .attempt import Attempt, RefusedError
+from .attempt import Attempt, LeaseLostError, RefusedError
 from .queue import Claim
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,15 @@ class JobExecutor:
         worker: settings, client and monitors.
         policy: when a job that raised is retried; without one the rules are those of plain arq,
             and there are no dead letters.
+        renew: renews leases; returns the ids of jobs that are no longer held.
     """
 
-    def __init__(self, worker: WorkerContext, policy: RetryPolicy | None) -> None:
+    def __init__(
+        self,
+        worker: WorkerContext,
+        policy: RetryPolicy | None,
+        renew: Callable[[Sequence[Claim]], Awaitable[list[str]]],
+    ) -> None:
         settings = self.settings = worker.settings
         self.functions: dict[str, Function | CronJob] = {f.name: f for f in settings.functions}
         self.functions |= {job.name: job for job in settings.cron_jobs}
@@ -51,7 +58,7 @@ class JobExecutor:
         self.draining = False
         """Cancellations come from the stop of the worker, and their attempts do not count."""
         self.complete = self.failed = self.retried = 0
-        self._worker = worker
+        self._worker, self._renew = worker, renew
 
     def cancel(self, job_id: str) -> bool:
         """Abort a job on request; false if it does not run here."""
@@ -67,7 +74,11 @@ class JobExecutor:
         return Attempt(claim, self.serializer, claim.attempt)
 
     async def run(self, attempt: Attempt) -> None:
-        """Run the job and decide what follows."""
+        """Run the job and decide what follows.
+
+        Raises:
+            LeaseLostError: it was not run, and nothing follows.
+        """
         try:
             await self._prepare(attempt)
         except RefusedError as refused:
@@ -142,6 +153,7 @@ class JobExecutor:
 
         Raises:
             RefusedError: it cannot be run.
+            LeaseLostError: it is not to be run here.
         """
         claim = attempt.claim
         if claim.job is None:
@@ -168,6 +180,11 @@ class JobExecutor:
                 "PSETEX", key, keys.ATTEMPTS_TTL_MS, str(enqueued_attempt)
             )
         limit = self._max_attempts(attempt.function)
+        if claim.unconfirmed:  # the attempt before this one may not have taken place
+            attempt.number = min(attempt.number, limit)
+        if attempt.number == limit and not await self._confirm(claim):
+            logger.warning("the lease of %s ended before it started", attempt.ref)
+            raise LeaseLostError
         if attempt.number > limit:
             waited = attempt.seconds(attempt.enqueue_ms)
             logger.warning("%6.2fs ! %s max retries %d exceeded", waited, attempt.ref, limit)
@@ -175,6 +192,13 @@ class JobExecutor:
             if self.policy is not None:
                 attempt.number -= 1  # this one did not take place
             raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded"), reason)
+
+    async def _confirm(self, claim: Claim) -> bool:
+        """Note in Redis that a last attempt starts: if its worker dies, there is no other one."""
+        lost = await self._worker.availability.retry_until_accepted(
+            "starting a job", partial(self._renew, [claim]), lambda: self.draining
+        )
+        return not lost
 
     def _max_attempts(self, function: Function | CronJob) -> int:
         own = function.max_tries

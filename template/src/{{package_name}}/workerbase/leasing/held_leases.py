@@ -13,6 +13,11 @@ class Lease(Protocol):
     """Its outcome is being written: Redis may have it and not have said so yet."""
 
     @property
+    def size(self) -> int:
+        """Size of what was fetched, in bytes."""
+        ...
+
+    @property
     def source(self) -> str:
         """The stream or queue it belongs to."""
         ...

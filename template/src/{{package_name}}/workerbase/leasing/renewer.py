@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -33,13 +34,26 @@ class LeaseRenewer(Generic[L]):
     availability: RedisAvailability
     monitors: Monitors
 
+    def __post_init__(self) -> None:
+        self._period = self.lease_timeout * RENEW_SHARE
+        self._renewed_at = time.monotonic()
+
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
-            await asyncio.sleep(self.lease_timeout * RENEW_SHARE)
-            for source in self.held.by_source:
-                if ids := self.held.ids(source):
-                    await self._renew_source(source, ids)
+            await asyncio.sleep(self._period)
+            await self._renew_all()
+
+    async def renew_overdue(self) -> None:
+        """Renew now if that is overdue, because something blocked the event loop for example."""
+        if time.monotonic() - self._renewed_at > 2 * self._period:
+            await self._renew_all()
+
+    async def _renew_all(self) -> None:
+        self._renewed_at = time.monotonic()
+        for source in self.held.by_source:
+            if ids := self.held.ids(source):
+                await self._renew_source(source, ids)
 
     async def _renew_source(self, source: str, ids: list[str]) -> None:
         try:

@@ -49,14 +49,18 @@ class LoopWatchdog:
                 continue
             logger.error(
                 "the event loop has been blocked for %.0f s: nothing else runs in this worker, and "
-                "its leases are about to end; move blocking calls to asyncio.to_thread, here:\n%s",
+                "its leases are about to end; move blocking calls to asyncio.to_thread, here: %s",
                 time.monotonic() - since,
-                "".join(_stack(watched)),
+                _stack(watched),
             )
             self._beats.wait()
             logger.warning("the event loop runs again after %.0f s", time.monotonic() - since)
 
 
-def _stack(thread: int) -> list[str]:
+def _stack(thread: int) -> str:
+    """Name what the thread executes, the innermost frame first."""
     frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return traceback.format_stack(frames[thread], limit=MAX_FRAMES) if thread in frames else []
+    if thread not in frames:
+        return "?"
+    stack = traceback.extract_stack(frames[thread], limit=MAX_FRAMES)
+    return " < ".join(f"{f.filename}:{f.lineno} in {f.name}" for f in reversed(stack))

@@ -119,7 +119,8 @@ class ResolvedSettings:
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     keep_result_forever: bool = False
     retry_jobs: bool = True
-    allow_abort_jobs: bool = False
+    allow_abort_jobs: bool = True
+    """Whether jobs are aborted on request; a worker that does not would run them instead."""
     job_serializer: Serializer = codec.dumps
     job_deserializer: Deserializer = codec.loads
     expires_extra_ms: int = expires_extra_ms

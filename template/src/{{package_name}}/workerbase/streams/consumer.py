@@ -20,12 +20,13 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
-from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
 from ..monitor import Outcome
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
 from .config import StreamsConfig
+from .deferral import Resumer
 from .entry import Delivery
 from .groups import ensure_group
 from .handler_pool import HandlerPool
@@ -108,7 +109,11 @@ class Consumer:
             settlement=self._settlement,
             create_groups=self._ensure_groups,
         )
+        self._resumer = Resumer(
+            worker=worker, streams=router.streams, config=config, breakers=self._pool.breakers
+        )
         self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
+        self._last_read: dict[StreamName, EntryId] = {}
         self._last_pass = time.monotonic()
         self._reading = False
         self.reads = 0
@@ -154,6 +159,7 @@ class Consumer:
             slot.task = core.start(f"{self.name}: slot {index}", self._pool.run(slot))
         intake.start(f"{self.name}: read", self._read_loop())
         intake.start(f"{self.name}: recovery", self._recoverer.run())
+        intake.start(f"{self.name}: resume", self._resumer.run())
         intake.start(f"{self.name}: janitor", self._janitor.run())
         self._pool.serving = asyncio.current_task()
         try:
@@ -220,12 +226,21 @@ class Consumer:
     async def _ensure_groups(self) -> None:
         """Create the streams and groups that are missing.
 
-        This is tried once at the start, and whenever a read or the recovery misses a group: a full
-        Redis refuses the command even for a group that exists, and reading is what makes room.
+        This is tried once at the start, and whenever a read or the recovery misses a group.
+
+        Raises:
+            RegistrationError: nothing declares where a new group starts, and others have one.
         """
         for stream in self._router.streams:
+            declared = self._router.declared(stream)
             try:
-                await ensure_group(self._redis, stream, self._config.consumer_group)
+                await ensure_group(
+                    self._redis,
+                    stream,
+                    self._config.consumer_group,
+                    declared.start if declared else None,
+                    last_read=self._last_read.get(stream, ""),
+                )
             except OUTAGE_ERRORS as exc:
                 await self._availability.back_off(exc, f"creating the consumer group of {stream}")
 
@@ -260,7 +275,7 @@ class Consumer:
         streams = self._router.streams
         block = ("BLOCK", self._block_ms) if self._block_ms is not None else ()
         # COUNT applies to each stream, so a busy stream cannot starve the others.
-        count = max(1, room // len(streams))
+        count = max(1, min(room, MAX_FETCHED) // len(streams))
         reply: list[Any] | None = await self._reader.execute_command(
             "XREADGROUP", "GROUP", self._config.consumer_group, self.name, "COUNT", count,
             *block, "STREAMS", *streams, *[">"] * len(streams),
@@ -273,4 +288,6 @@ class Consumer:
                 delivery = Delivery(stream, EntryId(entry_id.decode()), fields)
                 held[delivery.entry_id] = delivery
                 deliveries.append(delivery)
+            if entries:
+                self._last_read[stream] = deliveries[-1].entry_id
         return deliveries

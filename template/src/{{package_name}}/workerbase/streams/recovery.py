@@ -49,8 +49,7 @@ class Recoverer:
             await asyncio.sleep(self.config.lease_timeout * SCAN_SHARE)
             for leases in self.leases:
                 try:
-                    # While everything fails, more of it does not help.
-                    while not self.queue.suspended and await self._recover(leases):
+                    while await self._recover(leases):
                         pass
                 except OUTAGE_ERRORS as exc:
                     if is_missing_group(exc):
@@ -61,10 +60,11 @@ class Recoverer:
                         self.worker.availability.record_failure(exc, "reclaiming abandoned entries")
 
     async def _recover(self, leases: StreamLeases) -> bool:
-        """Reclaim and start what may start now, as much as there are slots; false if nothing."""
+        """Reclaim and start what may start now, as there are slots and room; false if nothing."""
         expired = await leases.expired(self.config.max_deliveries)
         running = list(self._running().values())
-        chosen = startable(expired, running, self.config.concurrency)
+        at_most = max(1, min(self.config.concurrency, self.queue.fitting()))
+        chosen = startable(expired, running, at_most)
         if chosen:
             await self._reclaim(leases, {entry.entry_id: entry for entry in chosen})
         return bool(chosen)
@@ -103,14 +103,11 @@ class Recoverer:
             )
         try:
             for delivery in reclaimed:
-                if self.queue.suspended:
-                    return
                 await self._start(leases, delivery, chosen[delivery.entry_id])
         finally:
             for delivery in reclaimed:
-                # What the breaker put back waits in the queue, and stays ours. At the end of the
-                # consumer, what is held is released.
-                if not (delivery.started or delivery in self.queue or self.queue.closed):
+                # At the end of the consumer, what is held is released.
+                if not (delivery.started or self.queue.closed):
                     self.held.forget(delivery)
 
     async def _start(self, leases: StreamLeases, delivery: Delivery, entry: Expired) -> None:

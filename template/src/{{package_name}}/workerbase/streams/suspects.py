@@ -80,7 +80,7 @@ def startable(
     """Return what may start now beside the suspects that run, in this order."""
     chosen: list[Expired] = []
     company, limit = len(running), min((one.limit for one in running), default=UNLIMITED)
-    for entry in sorted(expired, key=lambda entry: entry._order):  # noqa: SLF001
+    for entry in sorted(expired, key=lambda entry: entry.order):
         if len(chosen) == at_most:
             break
         if entry.is_suspect:

@@ -18,10 +18,11 @@ from typing import TextIO, TypeAlias
 import structlog
 from pydantic import BaseModel
 from structlog.contextvars import clear_contextvars, merge_contextvars
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from ..broker import trace_context
 from ..config import WorkerConfig
+from ..engine.text import logged_traceback, printable
 from ..monitor import Monitor, Work
 from . import redact
 
@@ -111,8 +112,9 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
         plain = structlog.dev.plain_traceback
         ending = [
             structlog.processors.TimeStamper("%H:%M:%S", utc=False),
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_traceback),
             hide,
+            _printable,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
         ]
     else:
@@ -138,6 +140,17 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
             *ending,
         ],
     )
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    return logged_traceback(exc_info[1])
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        name: printable(value, one_line=name != "exception") if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _hide_arguments(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -146,7 +146,7 @@ async def _pipelined(
 def _process(name: object) -> str:
     """Return the process that a consumer or the owner of a job belongs to."""
     text = codec.decode(name)
-    return PLAIN_ARQ if text == "1" else re.sub("-[0-9a-f]{8}$", "", text)
+    return PLAIN_ARQ if text == "1" else re.sub("-[0-9a-f]{8}( .*)?$", "", text)
 
 
 async def _messages(

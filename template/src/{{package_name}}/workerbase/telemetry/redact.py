@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from ..engine.text import MAX_LOGGED, bounded
+
 HIDDEN = "[redacted]"
 
 PAYLOAD_KEYS = frozenset(
@@ -70,7 +72,7 @@ def _field(name: object, value: object, shown: Collection[str], depth: int) -> o
 
 def _value(value: object, shown: Collection[str], depth: int) -> object:
     if isinstance(value, str):
-        return text(value)
+        return text(bounded(value, MAX_LOGGED))
     if value is None or isinstance(value, int | float):
         return value
     if depth == _MAX_DEPTH or isinstance(value, _OPAQUE):
@@ -80,4 +82,6 @@ def _value(value: object, shown: Collection[str], depth: int) -> object:
         return {str(name): _field(name, item, shown, depth + 1) for name, item in items}
     if isinstance(value, list | tuple | set | frozenset):
         return [_value(item, shown, depth + 1) for item in cast("Collection[object]", value)]
-    return argument(value) if isinstance(value, BaseModel) else text(repr(value))
+    return (
+        argument(value) if isinstance(value, BaseModel) else text(bounded(repr(value), MAX_LOGGED))
+    )

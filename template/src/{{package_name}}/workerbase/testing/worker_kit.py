@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from arq.jobs import Job
-from arq.utils import timestamp_ms
 from fakeredis import FakeAsyncRedis
 
 from ..base import BaseArqWorkerSettings
 from ..broker import codec
+from ..broker.clock import now_ms
 from ..broker.enqueue import QueueClient
 from ..inspector.dead_letters import DeadLetterEntry, DeadLetterQueue
 from ..monitor import Monitor, Monitors, Outcome, Work
@@ -162,7 +162,7 @@ class WorkerKit:
 
     async def _run_once(self, services: Sequence[Service]) -> bool:
         """Let each service handle what there is; return whether there was anything."""
-        queue = self.config.queue_name
+        queue, now = self.config.queue_name, await now_ms(self.redis)
         for job_id in await self.redis.execute_command("ZRANGE", queue, 0, -1):
-            await self.redis.execute_command("ZADD", queue, "XX", "LT", timestamp_ms(), job_id)
+            await self.redis.execute_command("ZADD", queue, "XX", "LT", now, job_id)
         return any([await service.run_pending() > 0 for service in services])
