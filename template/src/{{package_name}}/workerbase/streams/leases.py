@@ -26,6 +26,7 @@ _EXPIRED = Script.load(__name__, "expired")
 _RENEW = Script.load(__name__, "renew")
 _RECLAIM = Script.load(__name__, "reclaim")
 _START = Script.load(__name__, "start")
+_RESTORE = Script.load(__name__, "restore")
 _RELEASE = Script.load(__name__, "release")
 _REMOVE_SELF = Script.load(__name__, "remove_self")
 
@@ -56,6 +57,16 @@ class StreamLeases:
         args: list[RedisArg] = [self.group, self.consumer, self._grace_ms, *entry_ids]
         lost = await _RENEW(self.redis, [self.stream, self._alive], args)
         return [codec.decode(entry_id) for entry_id in lost]
+
+    async def restore(self, entry_ids: Sequence[str]) -> list[str]:
+        """Own those of ``entry_ids`` again that nobody owns; return them.
+
+        An entry that was trimmed meanwhile has no owner, and is returned all the same.
+        """
+        restored = await _RESTORE(
+            self.redis, [self.stream], [self.group, self.consumer, *entry_ids]
+        )
+        return [codec.decode(entry_id) for entry_id in restored]
 
     async def expired(self, max_deliveries: int) -> list[Expired]:
         """Return the oldest entries whose leases have ended, up to `MAX_EXPIRED`.
