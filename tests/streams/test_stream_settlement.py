@@ -24,6 +24,7 @@ from streamkit import (
     nothing_pending,
     pending,
     read_as,
+    reclaim,
     run_jobs,
     send,
     settlement_of,
@@ -267,7 +268,7 @@ def test_whatever_order_of_steps_a_message_is_in_one_place(
             elif step == "expire":
                 await expire_leases(redis)
             else:
-                await StreamLeases(redis, STREAM, GROUP, "other", 1.0).reclaim()
+                await reclaim(StreamLeases(redis, STREAM, GROUP, "other", 1.0))
         in_stream = {row["message_id"].decode() for row in await pending(redis)}
         undelivered = await read_as(redis, "counter")
         jobs = await redis.execute_command("ZCARD", "arq:queue")

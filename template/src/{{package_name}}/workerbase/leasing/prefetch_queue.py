@@ -27,6 +27,7 @@ T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
+SLOT_POLL_S = 0.01
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Maximum size of what waits and runs, in bytes; it is exceeded by what one fetch brings along."""
 MAX_FETCHED = 256
@@ -161,6 +162,11 @@ class PrefetchQueue(Generic[T]):
         finally:
             if not taken.is_set():
                 self._next = None
+
+    async def wait_slot(self) -> None:
+        """Wait, while paused, until a slot is free."""
+        while self.running >= self._concurrency:  # noqa: ASYNC110 - events cost each item
+            await asyncio.sleep(SLOT_POLL_S)
 
     async def wait_idle(self, at_most_s: float | None) -> None:
         """Wait until nothing runs, or until ``at_most_s`` seconds have passed."""

@@ -36,7 +36,8 @@ class LeaseRenewer(Generic[L]):
 
     def __post_init__(self) -> None:
         self._period = self.lease_timeout * RENEW_SHARE
-        self._renewed_at = time.monotonic()
+        self._renewed_at = self.confirmed_at = time.monotonic()
+        """When Redis last confirmed all leases, by the monotonic clock; that pass began then."""
 
     async def run(self) -> None:
         """Renew until cancelled."""
@@ -50,19 +51,23 @@ class LeaseRenewer(Generic[L]):
             await self._renew_all()
 
     async def _renew_all(self) -> None:
-        self._renewed_at = time.monotonic()
+        began = self._renewed_at = time.monotonic()
+        confirmed = True
         for source in self.held.by_source:
             if ids := self.held.ids(source):
-                await self._renew_source(source, ids)
+                confirmed &= await self._renew_source(source, ids)
+        if confirmed:
+            self.confirmed_at = began
 
-    async def _renew_source(self, source: str, ids: list[str]) -> None:
+    async def _renew_source(self, source: str, ids: list[str]) -> bool:
         try:
             lost = await self.renew(source, ids)
         except OUTAGE_ERRORS as exc:
             self.availability.record_failure(exc, f"renewing leases of {source}")
-            return
+            return False
         self._lose(source, lost)
         self.monitors.on_leases(self.kind, "renewed", len(ids) - len(lost))
+        return True
 
     def _lose(self, source: str, ids: list[str]) -> None:
         # Redis may have settled work whose answer has not arrived yet: that lease is not lost.

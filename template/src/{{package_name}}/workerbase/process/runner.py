@@ -11,10 +11,12 @@ import copy
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -100,11 +102,13 @@ async def serve(
         )
         if settings.on_shutdown is not None:
             life.push_async_callback(_shut_down, settings.on_shutdown, ctx)
-        if settings.on_startup is not None:
-            await _start_up(settings.on_startup, ctx, stop)
-        if not stop.is_set():
-            await life.enter_async_context(monitors.lifespan(ctx))
-            await _run(services_of(settings), worker, stop)
+        with contextlib.ExitStack() as starting:
+            starting.enter_context(_killed_after_a_signal(CLOSE_TIMEOUT_S))
+            if settings.on_startup is not None:
+                await _start_up(partial(settings.on_startup, ctx), stop)
+            if not stop.is_set():
+                await life.enter_async_context(monitors.lifespan(ctx))
+                await _run(services_of(settings), worker, stop, started=starting.close)
     logger.warning("stopped")
 
 
@@ -116,8 +120,8 @@ async def _warn_of_server(redis: RedisClient) -> None:
                 logger.warning("%s", warning)
 
 
-async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
-    """Run the startup hook; cancel it when the worker is stopped meanwhile.
+async def _start_up(hook: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Run the startup of the project or of a service; cancel it when the worker is stopped.
 
     The hook runs in the task of the caller, as the shutdown hook does: task groups and cancel
     scopes must be left in the task that entered them.
@@ -126,7 +130,7 @@ async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
 
     async def cancel_at_stop() -> None:
         await stop.wait()
-        logger.warning("stopped while the startup hook or lifespan was waiting; cancelling it")
+        logger.warning("stopped while a startup hook or the lifespan was waiting; cancelling it")
         with _killed_after(CLOSE_TIMEOUT_S):
             limit.reschedule(asyncio.get_running_loop().time())
             await asyncio.Event().wait()  # until the hook has ended
@@ -134,7 +138,7 @@ async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
     watching = asyncio.create_task(cancel_at_stop())
     try:
         async with limit:
-            await hook(ctx)
+            await hook()
     except TimeoutError:
         if not limit.expired():
             raise
@@ -170,14 +174,55 @@ def _killed_after(seconds: float, code: int = 1) -> Generator[None, None, None]:
         timer.cancel()
 
 
-async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Event) -> None:
+@contextmanager
+def _killed_after_a_signal(seconds: float) -> Generator[None, None, None]:
+    """Exit the process ``seconds`` after a signal if the body still runs, even if it blocks.
+
+    The event loop calls no signal handler while it is blocked. Python writes each signal to a
+    file descriptor of the loop; meanwhile a thread reads it, and passes it on.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if os.name != "posix" or not in_main_thread:
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    of_loop = signal.set_wakeup_fd(writing.fileno())
+
+    def watch() -> None:
+        with contextlib.ExitStack() as armed, reading:
+            while signals := reading.recv(1):
+                if signals[0] in (signal.SIGINT, signal.SIGTERM):
+                    armed.enter_context(_killed_after(seconds))
+                if of_loop >= 0:
+                    os.write(of_loop, signals)
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(of_loop)
+        writing.close()
+        thread.join()
+
+
+async def _run(
+    services: list[Service],
+    worker: WorkerContext,
+    stop: asyncio.Event,
+    started: Callable[[], None],
+) -> None:
     heartbeat = cast("Heartbeat", worker.heartbeat)
     tasks = TaskSupervisor()
     try:
         for service in services:
-            await service.startup(worker)
+            await _start_up(partial(service.startup, worker), stop)
+            if stop.is_set():
+                break
             heartbeat.watch(service.vitals)
             tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
+        started()
         # At this level, so that a log of warnings shows when a worker began and ended, too.
         names = ", ".join(service.name for service in services)
         logger.warning("started: %s, with Redis at %s", names, worker.config.dsn)
@@ -186,6 +231,7 @@ async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Eve
         worker.failed = True
         raise
     finally:
+        started()
         stop.set()
         heartbeat.set_state("draining")
         await tasks.join()

@@ -17,7 +17,7 @@ class StreamsConfig(LeaseConfig):
     """Maximum duration of one run of a handler."""
     max_deliveries: int = Field(default=3, ge=1)
     """A message that was started this often without being settled is dead-lettered: it kills its
-    worker."""
+    worker. A last start beside other messages whose worker died does not count."""
     trim: bool = True
     """Remove entries that all consumer groups have settled from the streams that the project
     declares its own. Disable it for a time in which something else needs them."""

@@ -22,6 +22,7 @@ from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
 from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
+from ..leasing.terms import IDLE_SHARE
 from ..monitor import Outcome
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
@@ -191,15 +192,17 @@ class Consumer:
             )
         self._pool.closing = True
         await core.cancel()
+        failed = self._worker.failed
         try:
             await self._settlement.acks.flush()
+            if not failed:
+                await self._recoverer.take_back()
         except OUTAGE_ERRORS as exc:
             logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
         stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
         # Any of what ran may be what ended the worker, unless the stop was requested.
-        failed = self._worker.failed
         counted = [lease.entry_id for lease in self._held if failed or not lease.counted]
         await self._release(stuck, counted)
         for leases in self._leases.values():
@@ -219,7 +222,22 @@ class Consumer:
         )
 
     async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:
-        return await self._leases[stream].renew(entry_ids)
+        leases, held = self._leases[stream], self._held.by_source[stream]
+        lost = await leases.renew(entry_ids)
+        ours = [lease.entry_id for id_ in lost if (lease := held.get(id_)) and not lease.settling]
+        since = time.monotonic() - self._renewer.confirmed_at
+        if not ours or since >= self._config.lease_timeout * IDLE_SHARE:
+            return lost  # others may have reclaimed and settled them
+        restored = set(await leases.restore(ours))
+        if restored:
+            logger.error(
+                "consumer %s lost entries of %s that nobody reclaimed, probably by XGROUP "
+                "DELCONSUMER; it keeps them: %s",
+                self.name,
+                stream,
+                ", ".join(sorted(restored)),
+            )
+        return [entry_id for entry_id in lost if entry_id not in restored]
 
     async def _ensure_groups(self) -> None:
         """Create the streams and groups that are missing.

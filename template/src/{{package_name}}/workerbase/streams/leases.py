@@ -4,23 +4,35 @@ Redis keeps the idle time of every pending entry. The owner resets it well befor
 whether the entry is being handled or still waits; anybody may reclaim an entry whose lease ended.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from ..broker import codec
+from ..broker import codec, keys
 from ..broker.scripts import Script
-from ..leasing.terms import IDLE_SHARE
+from ..leasing.terms import GRACE_SHARE, IDLE_SHARE
 from ..types import EntryId, RedisArg, RedisClient, StreamName
 from .entry import Delivery
+from .suspects import Expired, Note
 
+MAX_EXPIRED = 1000
+"""Maximum number of expired entries that are looked at together."""
+NOTES_TTL_MS = 86_400_000
+"""How long the notes on suspects are kept after the last of them, in milliseconds."""
 RELEASED_IDLE_MS = 86_400_000
 """Idle time that a released entry is given, in milliseconds: longer than any lease."""
 
+_EXPIRED = Script.load(__name__, "expired")
 _RENEW = Script.load(__name__, "renew")
 _RECLAIM = Script.load(__name__, "reclaim")
-_COUNT_DELIVERY = Script.load(__name__, "count_delivery")
+_START = Script.load(__name__, "start")
+_RESTORE = Script.load(__name__, "restore")
 _RELEASE = Script.load(__name__, "release")
 _REMOVE_SELF = Script.load(__name__, "remove_self")
+
+
+Start: TypeAlias = tuple[EntryId, int, Note]
+"""An entry, its number of deliveries, and what is to be remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +54,46 @@ class StreamLeases:
 
     async def renew(self, entry_ids: Sequence[str]) -> list[str]:
         """Renew the leases of ``entry_ids``; return those that other consumers have reclaimed."""
-        lost = await _RENEW(self.redis, [self.stream], [self.group, self.consumer, *entry_ids])
+        args: list[RedisArg] = [self.group, self.consumer, self._grace_ms, *entry_ids]
+        lost = await _RENEW(self.redis, [self.stream, self._alive], args)
         return [codec.decode(entry_id) for entry_id in lost]
 
-    async def any_expired(self) -> bool:
-        """Return whether there is an entry to `reclaim`, with one cheap command."""
-        rows = await self.redis.execute_command(
-            "XPENDING", self.stream, self.group, "IDLE", self.min_idle_ms, "-", "+", 1,
-            parse_detail=True,
-        )  # fmt: skip
-        return bool(rows)
+    async def restore(self, entry_ids: Sequence[str]) -> list[str]:
+        """Own those of ``entry_ids`` again that nobody owns; return them.
 
-    async def reclaim(self, limit: int = 1) -> list[Delivery]:
-        """Reclaim the oldest entries whose leases have ended, up to ``limit``.
+        An entry that was trimmed meanwhile has no owner, and is returned all the same.
+        """
+        restored = await _RESTORE(
+            self.redis, [self.stream], [self.group, self.consumer, *entry_ids]
+        )
+        return [codec.decode(entry_id) for entry_id in restored]
 
-        No delivery is counted yet (`count_delivery` does that), so an entry that only waits in
-        this process is not suspected of killing its worker.
+    async def expired(self, max_deliveries: int) -> list[Expired]:
+        """Return the oldest entries whose leases have ended, up to `MAX_EXPIRED`.
+
+        ``max_deliveries`` is the number of deliveries from which an entry is poison. After an
+        outage these are only the released ones, until the others could be renewed.
+        """
+        reply = await _EXPIRED(
+            self.redis,
+            [self.stream, self._notes, self._alive],
+            [self.group, *self._idle_terms, MAX_EXPIRED],
+        )
+        return [
+            Expired(EntryId(codec.decode(id_)), deliveries, max_deliveries, Note.parse(note))
+            for id_, deliveries, note in reply
+        ]
+
+    async def reclaim(self, entry_ids: Iterable[EntryId]) -> list[Delivery]:
+        """Reclaim entries whose leases have ended.
+
+        No delivery is counted yet (`start` does that), so an entry that only waits in this process
+        is not suspected of killing its worker.
         """
         reply = await _RECLAIM(
-            self.redis, [self.stream], [self.group, self.consumer, self.min_idle_ms, limit]
+            self.redis,
+            [self.stream, self._alive],
+            [self.group, self.consumer, *self._idle_terms, *entry_ids],
         )
         return [
             Delivery(
@@ -74,13 +107,32 @@ class StreamLeases:
             for entry_id, deliveries, fields in reply
         ]
 
-    async def count_delivery(self, delivery: Delivery) -> bool:
-        """Count a delivery of a reclaimed entry; false if it is no longer held."""
-        delivery.deliveries = await _COUNT_DELIVERY(
-            self.redis, [self.stream], [self.group, self.consumer, delivery.entry_id]
-        )
-        delivery.counted = delivery.deliveries > 0
-        return delivery.counted
+    async def start(self, *starts: Start) -> bool:
+        """Set the numbers of deliveries of entries, and what is remembered of their starts.
+
+        Returns:
+            Whether the last of them is still held.
+        """
+        args: list[RedisArg] = [self.group, self.consumer, NOTES_TTL_MS]
+        for entry_id, deliveries, note in starts:
+            args += [entry_id, deliveries, str(note)]
+        return bool(await _START(self.redis, [self.stream, self._notes], args))
+
+    @property
+    def _grace_ms(self) -> int:
+        return int(self.lease_timeout * GRACE_SHARE * 1000)
+
+    @property
+    def _idle_terms(self) -> tuple[int, int, int]:
+        return self.min_idle_ms, RELEASED_IDLE_MS, self._grace_ms
+
+    @property
+    def _alive(self) -> str:
+        return keys.alive(self.stream)
+
+    @property
+    def _notes(self) -> str:
+        return keys.suspects(self.stream, self.group)
 
     async def release_all(
         self, keep: Collection[str] = (), as_counted: Collection[str] = ()
