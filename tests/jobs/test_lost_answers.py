@@ -285,3 +285,11 @@ async def test_a_last_attempt_that_started_is_the_last_although_its_worker_dies_
 
 async def _unexpected(ctx: Ctx, after: float) -> None:
     raise AssertionError("it has had its attempt")
+
+
+async def test_claims_at_the_same_time_take_each_job_once(redis: QueueClient) -> None:
+    queue = queue_of(redis, "me")
+    for number in range(9):
+        await redis.enqueue_job("any", _job_id=f"{number}")
+    claims = await asyncio.gather(*(queue.claim(9, 3) for _ in range(4)))
+    assert sorted(claim.job_id for found, _ in claims for claim in found) == [*"012345678"]

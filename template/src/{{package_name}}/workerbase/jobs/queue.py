@@ -1,7 +1,8 @@
 """One worker's view of a job queue: what it claims, and how its jobs end."""
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..broker import codec, keys
 from ..broker.scripts import Script
@@ -109,6 +110,8 @@ class JobQueue:
     """Number of the next claim: it counts on when Redis has answered."""
     _batches: int = 1
     """Number of the next batch, likewise."""
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held during a claim: the next one has another number."""
 
     async def claim(
         self,
@@ -121,8 +124,6 @@ class JobQueue:
     ) -> tuple[list[Claim], float | None]:
         """Claim up to ``limit`` due jobs, of those attempted before no more than ``free``.
 
-        Call it again, and not twice at once, until Redis has answered.
-
         Args:
             free: slots that are free.
             limit: maximum number of jobs, `MAX_JOBS` or less.
@@ -134,12 +135,15 @@ class JobQueue:
             The jobs, and in how many seconds the first job that was left is due, if there is one.
         """
         answer = keys.answer(self.name, f"{self.worker}:claim")
-        sent = (free, limit, self.lease_ms, self.worker, self._claims)
         terms = (keys.ANSWER_TTL_MS, keys.ATTEMPTS_TTL_MS)
         flags = (int(aborts), int(suspects), SUSPECT_ATTEMPT, int(idle))
-        wait_ms, *values = await _CLAIM(self.redis, [self.name, answer], [*sent, *terms, *flags])
-        owner = f"{self.worker} {self._claims}"
-        self._claims += 1
+        async with self._claiming:
+            number = self._claims
+            sent = (free, limit, self.lease_ms, self.worker, number)
+            args: list[RedisArg] = [*sent, *terms, *flags]
+            wait_ms, *values = await _CLAIM(self.redis, [self.name, answer], args)
+            self._claims += 1
+        owner = f"{self.worker} {number}"
         rows = zip(*[iter(values)] * 5, strict=True)
         claims = [
             Claim(self.name, owner, codec.decode(i), float(score), job, int(attempt), abort == 1)
