@@ -37,6 +37,7 @@ SETTINGS: list[tuple[str, str, object, str]] = [
     ("dlq_max_entries", "10", 10, "0"),
     ("trim", "false", False, "perhaps"),
     ("breaker_threshold", "5", 5, "0"),
+    ("breaker_max_wait", "90", 90.0, "0"),
     ("drain_timeout", "4", 4.0, "0"),
     ("health_file", "/run/h", "/run/h", ""),
     ("heartbeat_interval", "0.25", 0.25, "0.2"),

@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 
-import pytest
 from workerbase.leasing.prefetch_queue import MAX_HELD_BYTES, PrefetchQueue
 
 
@@ -98,17 +97,6 @@ async def test_waiting_slots_are_woken_only_for_items_that_may_start() -> None:
     await asyncio.gather(*slots, return_exceptions=True)
 
 
-async def test_an_item_that_was_put_back_is_the_next() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    items = [Item(number) for number in range(3)]
-    queue.add(items)
-    first = queue.take()
-    assert first is items[0]
-    queue.put_back(first)
-    assert not first.started
-    assert queue.take() is first
-
-
 async def test_only_lost_items_are_dropped() -> None:
     queue = PrefetchQueue[Item](3, 0)
     items = [Item(number) for number in range(3)]
@@ -139,7 +127,6 @@ async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
 
 async def test_the_reader_is_woken_when_the_waiting_items_are_lost() -> None:
     queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
     waiting = Item(1)
     queue.add([waiting])
     reader = asyncio.create_task(queue.room())
@@ -193,67 +180,6 @@ async def test_a_closed_queue_stays_closed() -> None:
     assert queue.take() is None
 
 
-async def test_trials_of_a_suspended_queue_take_turns() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    first, second = Item(1), Item(2)
-    queue.add([first, second])
-    queue.suspend()
-    assert queue.suspended
-    assert queue.take() is None
-    queue.allow_trial()
-    assert queue.take() is second
-    assert queue.take() is None
-    queue.put_back(second)
-    assert not second.started
-    queue.done(0.1)
-    queue.allow_trial()
-    assert queue.take() is first
-    queue.resume()
-    assert queue.take() is second
-
-
-async def test_each_failed_trial_makes_room_for_another_item_until_trials_end() -> None:
-    queue = PrefetchQueue[Item](2, 0)
-    queue.add([Item(1), Item(2)])
-    queue.suspend()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-
-    queue.allow_trial()
-    failed = queue.take()
-    assert failed is not None
-    queue.put_back(failed)
-    queue.done(0.1)
-
-    async with asyncio.timeout(5):
-        assert await reader == 1
-    queue.resume()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    reader.cancel()
-
-
-async def test_failed_items_make_room_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workerbase.leasing.prefetch_queue.MAX_FAILED", 3)
-    queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
-    queue.add([Item(number) for number in range(4)])
-    for _ in range(5):
-        queue.allow_trial()
-        failed = queue.take()
-        assert failed is not None
-        queue.put_back(failed)
-        queue.done(0.1)
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    queue.drop({failed})
-    async with asyncio.timeout(5):
-        assert await reader == 1
-
-
 async def test_one_slot_wakes_for_each_item() -> None:
     queue = PrefetchQueue[Item](3, 0)
     woken: list[int] = []
@@ -295,13 +221,10 @@ async def test_large_items_leave_less_room_and_one_always_fits() -> None:
     assert await queue.room() == 1
 
 
-async def test_what_is_dropped_put_back_or_started_exclusively_is_counted_once() -> None:
+async def test_what_is_dropped_or_started_exclusively_is_counted_once() -> None:
     queue = PrefetchQueue[Item](2, 10)
     first, second = Item(1, size=10), Item(2, size=20)
     queue.add([first, second])
-    assert queue.take() is first
-    queue.put_back(first)
-    queue.done(0.1, first.size)
     assert queue._held_bytes == 30
     queue.drop({first})
     assert queue._held_bytes == 20

@@ -21,7 +21,7 @@ from workerbase.broker.redis_errors import is_missing_group
 from workerbase.leasing.held_leases import HeldLeases
 from workerbase.process.service import WorkerContext
 from workerbase.process.settings import resolved_settings
-from workerbase.streams import EventContext, EventRouter, Streams
+from workerbase.streams import EventContext, EventRouter, Stream, Streams
 from workerbase.streams.consumer import BLOCK_MS, Consumer
 from workerbase.streams.events import Event
 from workerbase.streams.publish import publish
@@ -34,6 +34,9 @@ STREAM = "work"
 GROUP = "workers"
 RECORD = "record"
 """List of what the worker processes did, in order."""
+
+
+OWN = Stream(STREAM, start="beginning", own=True)
 
 
 class Work(Event, type="work", stream=STREAM):

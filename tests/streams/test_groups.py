@@ -18,8 +18,8 @@ async def test_a_group_is_created_where_it_is_missing_and_reads_what_was_there(
     client: RedisClient,
 ) -> None:
     await client.execute_command("XADD", "orders", "*", "type", "order")
-    assert await ensure_group(client, "orders", "workers")
-    assert not await ensure_group(client, "orders", "workers")
+    assert await ensure_group(client, "orders", "workers", "beginning")
+    assert not await ensure_group(client, "orders", "workers", "beginning")
     read = await client.execute_command(
         "XREADGROUP", "GROUP", "workers", "me", "STREAMS", "orders", ">"
     )
@@ -29,7 +29,7 @@ async def test_a_group_is_created_where_it_is_missing_and_reads_what_was_there(
 async def test_a_key_of_another_kind_is_reported(client: RedisClient) -> None:
     await client.execute_command("SET", "orders", "text")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
-        await ensure_group(client, "orders", "workers")
+        await ensure_group(client, "orders", "workers", "beginning")
 
 
 def test_a_worker_without_streams_needs_no_groups() -> None:

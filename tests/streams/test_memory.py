@@ -7,6 +7,7 @@ from typing import Any
 
 from streamkit import (
     GROUP,
+    OWN,
     STREAM,
     Work,
     consuming,
@@ -59,7 +60,7 @@ async def test_a_soak_through_all_fates_leaves_no_key_behind(
 ) -> None:
     monkeypatch.setattr("workerbase.streams.janitor.PERIOD_S", 0.05)
     monkeypatch.setattr(logging.getLogger("workerbase.streams.settlement"), "disabled", True)
-    router = EventRouter()
+    router = EventRouter(OWN)
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None:

@@ -123,7 +123,7 @@ class BaseArqService:
     """
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
-        self._adapter = ArqAdapter(config)
+        self._adapter = ArqAdapter(config or WorkerConfig.load)
 
     async def init(self) -> None:
         """Open the connection and check it.

@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 Kind: TypeAlias = Literal["message", "job"]
 
 Outcome: TypeAlias = Literal[
-    "handled", "retried", "dead_lettered", "parked", "held", "failed", "aborted", "lease_lost",
-    "deleted",
+    "handled", "retried", "dead_lettered", "parked", "deferred", "skipped", "failed", "aborted",
+    "lease_lost", "deleted",
 ]  # fmt: skip
 """The end of one delivery of a message, or of one attempt of a job.
 
-``held``: the breaker keeps the message for another attempt. ``failed``: the job ended with an
+``deferred``: the message waits until the breaker of its type is closed. ``skipped``: it concerns
+another consumer group; monitors do not receive this. ``failed``: the job ended with an
 error and leaves no dead letter. ``deleted``: the entry was removed while it was pending.
 """
 

@@ -7,6 +7,9 @@ key                                type    lifetime
 ``{stream}:dlq``                   stream  until replayed or purged; bounded
 ``{stream}:parked``                stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``    string  `DEDUP_TTL_MS`
+``{stream}:deferred:{group}``      set     event types that have deferred messages
+``{stream}:deferred:{group}:...``  stream  messages of one event type, until they are resumed
+``{stream}:dlq:oldest:{group}``    string  `POSITION_TTL_MS`: where a group's oldest entries begin
 ``{queue}``                        zset    job ids by due time, until their jobs end (arq)
 ``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
 ``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
@@ -53,6 +56,9 @@ recognized without this key: requeueing removes it from the queue in the same at
 ATTEMPTS_TTL_MS = 88_400_000
 """How long arq remembers the attempts of a job, in milliseconds."""
 
+POSITION_TTL_MS = 7 * 86_400_000
+"""How long is remembered where a group's dead letters begin, in milliseconds."""
+
 TICK_TTL_MS = 31 * 86_400_000
 """How long the last tick of a cron job is remembered, in milliseconds."""
 
@@ -69,9 +75,24 @@ def parked(stream: StreamName) -> StreamName:
     return stream + PARKED_SUFFIX
 
 
+def deferred_types(stream: StreamName, group: str) -> str:
+    """Return the set of the event types of which a group has deferred messages."""
+    return f"{stream}:deferred:{group}"
+
+
+def deferred(stream: StreamName, group: str, event_type: str) -> StreamName:
+    """Return the stream that keeps the deferred messages of one event type."""
+    return f"{stream}:deferred:{group}:{event_type}"
+
+
 def requeued(stream: StreamName, failure: str) -> str:
-    """Return the key that remembers that ``failure`` was requeued."""
+    """Return the key that remembers that ``failure``, which names its group, was requeued."""
     return f"{stream}:requeued:{failure}"
+
+
+def oldest(stream: StreamName, group: str) -> str:
+    """Return the key that remembers before which entry of ``stream`` the group has none."""
+    return f"{stream}:oldest:{group}"
 
 
 def tick(queue: str, cron_job: str) -> str:
@@ -119,13 +140,13 @@ def abort(queue: str) -> str:  # noqa: ARG001
     return abort_jobs_ss
 
 
-def requeue_job_id(stream: StreamName, entry_id: str) -> str:
-    """Return the id of the arq job that requeues this entry: one failure, one job."""
-    return f"requeue:{stream}:{entry_id}"
+def requeue_job_id(stream: StreamName, group: str, entry_id: str) -> str:
+    """Return the id of the arq job that requeues this entry: one failure of a group, one job."""
+    return f"requeue:{stream}:{entry_id}:{group}"
 
 
-REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)")
-"""Matches what `requeue_job_id` returns."""
+REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)(:(?P<group>.+))?")
+"""Matches what `requeue_job_id` returns, and the ids before 1.0.0, which had no group."""
 
 
 def check_stream_name(name: object) -> StreamName:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Self, cast
 
 import redis
@@ -23,10 +23,13 @@ class AppClients:
     fork each process opens connections of its own.
 
     Args:
-        config: where Redis is; read from the environment if not given.
+        config: where Redis is, or what loads that when it is first needed, such as `Config.load`;
+            read from the environment if not given.
     """
 
-    def __init__(self, config: WorkerConfig | None = None) -> None:
+    def __init__(
+        self, config: WorkerConfig | Callable[[], WorkerConfig] = WorkerConfig.load
+    ) -> None:
         self._given = config
         self._by_loop: dict[
             asyncio.AbstractEventLoop, tuple[QueueClient, AsyncGenerator[None, None]]
@@ -40,8 +43,8 @@ class AppClients:
         Raises:
             ConfigError: the environment is wrong.
         """
-        if self._given is None:
-            self._given = WorkerConfig.load()
+        if not isinstance(self._given, WorkerConfig):
+            self._given = self._given()
         return self._given
 
     @property

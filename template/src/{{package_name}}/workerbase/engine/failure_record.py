@@ -14,6 +14,8 @@ from .text import MAX_ERROR, bounded, traceback_of, writable
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 """Fields of a message: event type, JSON of the model, message id, retries so far."""
+GROUP = "_group"
+"""The only consumer group that a message concerns; without it, the message concerns all."""
 
 REASON = "_reason"
 ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
@@ -22,6 +24,8 @@ ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
 ENTRY_ID = "_entry_id"
+DEFERRED_AT, FINAL = "_deferred_at", "_final"
+"""When a message first had to wait for an open breaker, and that it has waited too long."""
 JOB, HISTORY = "_job", "_history"
 """The serialized job of a dead job, and its failures, newest last."""
 
@@ -36,7 +40,9 @@ MAX_HISTORY = 20
 
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
-_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+_LAST_FAILURE = frozenset(
+    {ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT, DEFERRED_AT, FINAL}
+)
 
 
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:

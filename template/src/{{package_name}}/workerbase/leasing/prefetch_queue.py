@@ -27,8 +27,6 @@ T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
-MAX_FAILED = 500
-"""Maximum number of failed items that wait in a suspended queue beside the others."""
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Maximum size of what waits and runs, in bytes; it is exceeded by what one fetch brings along."""
 MAX_FETCHED = 256
@@ -59,8 +57,6 @@ class PrefetchQueue(Generic[T]):
         self._held_bytes = 0
         self._next: tuple[T, asyncio.Event] | None = None
         self._paused = self._closed = False
-        self._trials: int | None = None
-        self._failed = 0
         self.running = 0
         self.idle = asyncio.Event()
         """Set while nothing runs."""
@@ -69,23 +65,16 @@ class PrefetchQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
-    def __contains__(self, item: T) -> bool:
-        return item in self._queue
-
     # --- the reader's side
 
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
-        if self.suspended:
-            # What failed waits here, too. It must not fill the queue: each trial that fails makes
-            # room for something else to try, which may succeed.
-            limit += min(self._failed, MAX_FAILED)
         room = limit - len(self._queue) - self.running
         if room > (fitting := self.fitting()):
             return fitting
         # Read in large bites while there is something left to do, at once when there is not.
-        return room if not self._queue or self.suspended or room * 2 >= limit else 0
+        return room if not self._queue or room * 2 >= limit else 0
 
     async def room(self) -> int:
         """Wait until there is room; return for how many items."""
@@ -122,14 +111,7 @@ class PrefetchQueue(Generic[T]):
             return self._start(item)
         if self._paused or not self._queue:
             return None
-        if self._trials is None:
-            item = self._queue.popleft()
-        elif self._trials:
-            self._trials -= 1
-            item = self._queue.pop()
-        else:
-            return None
-        return self._start(item)
+        return self._start(self._queue.popleft())
 
     def _start(self, item: T) -> T:
         item.started = True
@@ -154,8 +136,7 @@ class PrefetchQueue(Generic[T]):
         await future
 
     def _wake_slots(self) -> None:
-        wanted = len(self._queue) if self._trials is None else self._trials
-        self._wake(0 if self._paused else wanted)
+        self._wake(0 if self._paused else len(self._queue))
 
     def _wake(self, wanted: int) -> None:
         while wanted > 0 and self._waiters:
@@ -203,33 +184,6 @@ class PrefetchQueue(Generic[T]):
             self._paused = False
             self._wake_slots()
             self._wake_reader()
-
-    @property
-    def suspended(self) -> bool:
-        """Whether items start only by `allow_trial`."""
-        return self._trials is not None
-
-    def suspend(self) -> None:
-        """Start items only by `allow_trial`."""
-        self._trials = 0
-        self._failed = 0
-
-    def allow_trial(self) -> None:
-        """Let one item start: the newest, so that each trial takes another one."""
-        self._trials = 1
-        self._wake_slots()
-
-    def resume(self) -> None:
-        """Undo `suspend`."""
-        self._trials = None
-        self._wake_slots()
-
-    def put_back(self, item: T) -> None:
-        """Return an item that was started and not settled to the head of the queue."""
-        item.started = False
-        self._held_bytes += item.size
-        self._failed += 1
-        self._queue.appendleft(item)
 
     def drop(self, lost: set[T]) -> None:
         """Forget waiting items whose leases are lost."""

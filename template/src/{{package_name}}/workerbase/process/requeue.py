@@ -113,6 +113,6 @@ def _failure_id(ctx: Ctx, fields: Mapping[str, str]) -> str:
     """Return an id of the failure that is requeued; empty if it cannot be told from another."""
     entry_id = fields.get(failure_record.ENTRY_ID)
     if entry_id:
-        return entry_id
+        return f"{fields.get(failure_record.GROUP, '')}:{entry_id}"
     job_id = ctx.get("job_id")
     return f"{job_id}:{fields[failure_record.RETRIES]}" if job_id else ""

@@ -10,12 +10,14 @@ from .events import Event
 from .publish import EventPublisher, publish, publish_fields
 from .router import EventRouter
 from .service import Streams
+from .stream import Stream
 
 __all__ = [
     "Event",
     "EventContext",
     "EventPublisher",
     "EventRouter",
+    "Stream",
     "Streams",
     "StreamsConfig",
     "publish",

@@ -92,13 +92,21 @@ def groups(app: App) -> None:
     """
     config = app.config
     group = config.consumer_group if isinstance(config, StreamsConfig) else ""
-    streams = [stream for service in streams_of(app) for stream in service.router.streams]
+    streams = {s: service.router for service in streams_of(app) for s in service.router.streams}
     if not streams:
         click.echo("the worker reads no streams")
         return
 
     async def work(redis: QueueClient) -> list[bool]:
-        return [await ensure_group(cast("RedisClient", redis), stream, group) for stream in streams]
+        return [
+            await ensure_group(
+                cast("RedisClient", redis),
+                stream,
+                group,
+                declared.start if (declared := router.declared(stream)) else None,
+            )
+            for stream, router in streams.items()
+        ]
 
     for stream, created in zip(streams, app.with_redis(work), strict=True):
         click.echo(f"{stream}: {'created' if created else 'found'} the group {group}")

@@ -26,6 +26,7 @@ from ..monitor import Outcome
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
 from .config import StreamsConfig
+from .deferral import Resumer
 from .entry import Delivery
 from .groups import ensure_group
 from .handler_pool import HandlerPool
@@ -107,7 +108,11 @@ class Consumer:
             settlement=self._settlement,
             create_groups=self._ensure_groups,
         )
+        self._resumer = Resumer(
+            worker=worker, streams=router.streams, config=config, breakers=self._pool.breakers
+        )
         self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
+        self._last_read: dict[StreamName, EntryId] = {}
         self._last_pass = time.monotonic()
         self._reading = False
         self.reads = 0
@@ -153,6 +158,7 @@ class Consumer:
             slot.task = core.start(f"{self.name}: slot {index}", self._pool.run(slot))
         intake.start(f"{self.name}: read", self._read_loop())
         intake.start(f"{self.name}: recovery", self._recoverer.run())
+        intake.start(f"{self.name}: resume", self._resumer.run())
         intake.start(f"{self.name}: janitor", self._janitor.run())
         try:
             await TaskSupervisor.run_until(stop, intake, core)
@@ -205,12 +211,21 @@ class Consumer:
     async def _ensure_groups(self) -> None:
         """Create the streams and groups that are missing.
 
-        This is tried once at the start, and whenever a read or the recovery misses a group: a full
-        Redis refuses the command even for a group that exists, and reading is what makes room.
+        This is tried once at the start, and whenever a read or the recovery misses a group.
+
+        Raises:
+            RegistrationError: nothing declares where a new group starts, and others have one.
         """
         for stream in self._router.streams:
+            declared = self._router.declared(stream)
             try:
-                await ensure_group(self._redis, stream, self._config.consumer_group)
+                await ensure_group(
+                    self._redis,
+                    stream,
+                    self._config.consumer_group,
+                    declared.start if declared else None,
+                    last_read=self._last_read.get(stream, ""),
+                )
             except OUTAGE_ERRORS as exc:
                 await self._availability.back_off(exc, f"creating the consumer group of {stream}")
 
@@ -258,4 +273,6 @@ class Consumer:
                 delivery = Delivery(stream, EntryId(entry_id.decode()), fields)
                 held[delivery.entry_id] = delivery
                 deliveries.append(delivery)
+            if entries:
+                self._last_read[stream] = deliveries[-1].entry_id
         return deliveries

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..engine.failure_record import MAX_DIGITS
 from ..monitor import Work
 from ..types import EntryId, StreamName
+from .breaker import EventKey
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,10 @@ class EntryHeader:
     data: bytes = b""
     attempt: int = 1
     """Number of this attempt, counted from 1."""
+    group: bytes = b""
+    """The only consumer group that the entry concerns; empty if it concerns all."""
+    final: bool = False
+    """The message has waited for an open breaker too long: the next failure is its last."""
     trace: str = ""
     """W3C ``traceparent`` of the publisher, if there is one."""
     problem: str = ""
@@ -68,10 +73,11 @@ class EntryHeader:
                 case b"_id":
                     header.message_id = fields[index + 1].decode(errors="replace")
                 case b"_retries":
-                    if fields[index + 1].isdigit() and len(fields[index + 1]) < MAX_DIGITS:
-                        header.attempt = int(fields[index + 1]) + 1
-                    else:
-                        header.problem = f"_retries is {fields[index + 1][:20]!r}, not a number"
+                    header._count(fields[index + 1])
+                case b"_group":
+                    header.group = fields[index + 1]
+                case b"_final":
+                    header.final = True
                 case b"_trace":
                     header.trace = fields[index + 1].decode(errors="replace")
                 case _:
@@ -80,10 +86,21 @@ class EntryHeader:
             header.problem = "the entry has no 'type' field"
         return header
 
+    def _count(self, retries: bytes) -> None:
+        if retries.isdigit() and len(retries) < MAX_DIGITS:
+            self.attempt = int(retries) + 1
+        else:
+            self.problem = f"_retries is {retries[:20]!r}, not a number"
+
     @property
     def name(self) -> str:
         """The event type as text."""
         return (self.event_type or b"?").decode(errors="replace")
+
+
+def key_of(delivery: Delivery, header: EntryHeader) -> EventKey:
+    """Return the stream and the event type of a message."""
+    return delivery.source, header.event_type or b""
 
 
 def work_of(delivery: Delivery, header: EntryHeader) -> Work:

@@ -13,10 +13,10 @@ from ..leasing.held_leases import HeldLeases
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
 from . import own_context
-from .breaker import Breaker
+from .breaker import Breakers, EventKey
 from .config import StreamsConfig
 from .context import EventContext
-from .entry import Delivery, EntryHeader, work_of
+from .entry import Delivery, EntryHeader, key_of, work_of
 from .router import EventRouter
 from .settlement import StreamSettlement
 
@@ -70,7 +70,9 @@ class HandlerPool:
 
     def __post_init__(self) -> None:
         self._redis = self.worker.commands
-        self._breaker = Breaker(self.config.breaker_threshold)
+        self._group = self.config.consumer_group.encode()
+        self._ignored = self.router.ignored
+        self.breakers = Breakers(self.config.breaker_threshold, self.config.concurrency)
         self._last_error = ""
         self.slots = [Slot() for _ in range(self.config.concurrency)]
 
@@ -82,8 +84,9 @@ class HandlerPool:
     @property
     def note(self) -> str:
         """Report an open breaker, without the text of the error, which only the log shows."""
-        note = f"the breaker is open: all messages fail, the last with {self._last_error}"
-        return note if self._breaker.is_open else ""
+        names = ", ".join(f"{kind.decode()} on {stream}" for stream, kind in self.breakers.open)
+        note = f"the breaker is open: all fail of {names}, the last with {self._last_error}"
+        return note if names else ""
 
     async def run(self, slot: Slot) -> None:
         """Handle what the queue has until cancelled."""
@@ -101,29 +104,34 @@ class HandlerPool:
                 await asyncio.sleep(0)
 
     async def watch(self) -> None:
-        """Cancel late handlers and allow trials of an open breaker, until cancelled."""
+        """Cancel late handlers until cancelled."""
         timeout = self.config.handler_timeout
         while True:
             await asyncio.sleep(min(0.5, timeout / 4))
             now = time.monotonic()
             for slot in self.slots:
                 slot.cancel_late(now, timeout)
-            if self._breaker.may_try():
-                self.queue.allow_trial()
 
     async def _run_one(self, slot: Slot, delivery: Delivery) -> None:
         slot.started = time.monotonic()
-        slot.delivery = delivery
         header = EntryHeader.from_delivery(delivery)
+        trial = False
         try:
+            if self._concerns_others(delivery, header):
+                self.settlement.skip(delivery)
+                return
+            if self.breakers.open and not header.final:
+                key = key_of(delivery, header)
+                trial = self.breakers.start_trial(key)
+                if not trial and key in self.breakers.open:
+                    await self.settlement.defer(delivery, header)
+                    return
             error = await self._attempt(slot, delivery, header)
             seconds = time.monotonic() - slot.started
             if error is None:
                 self.settlement.handled(delivery, header, seconds)
-                if self._breaker.succeeded():
-                    logger.info("a message succeeded: the breaker is closed")
-                    self.queue.resume()
-                    self.worker.monitors.on_breaker(is_open=False)
+                if self.breakers.failing:
+                    self._succeeded(key_of(delivery, header))
             else:
                 await self._failed(delivery, header, error, seconds)
         except OUTAGE_ERRORS as exc:
@@ -132,12 +140,21 @@ class HandlerPool:
             logger.exception("%s cannot be settled; it is redelivered after its lease", delivery)
             self.held.forget(delivery)
         finally:
+            if trial:
+                self.breakers.end_trial()
             self.queue.done(time.monotonic() - slot.started, delivery.size)
+
+    def _concerns_others(self, delivery: Delivery, header: EntryHeader) -> bool:
+        """Whether a message is that of another consumer group, or of a type to be ignored."""
+        if header.group and header.group != self._group:
+            return True
+        return bool(self._ignored) and key_of(delivery, header) in self._ignored
 
     async def _attempt(
         self, slot: Slot, delivery: Delivery, header: EntryHeader
     ) -> BaseException | None:
         """Run the handler; return what it raised."""
+        slot.delivery = delivery
         try:
             if self.worker.monitors:
                 with self.worker.monitors.around(work_of(delivery, header)):
@@ -187,22 +204,34 @@ class HandlerPool:
         decision = self.worker.retry_policy.decide(error, header.attempt)
         # What can never succeed says nothing about the dependencies of the others.
         passing = not (isinstance(decision, DeadLetter) and decision.reason != "retries")
-        if passing and self._suspend(header, error):
-            self.queue.put_back(delivery)
-            self.settlement.report("held", delivery, header, error, seconds)
-        else:
-            await self.settlement.failed(delivery, header, error, decision, seconds)
+        if passing and self._is_held_up(delivery, header, error):
+            if not header.final:
+                await self.settlement.defer(delivery, header, error, seconds)
+                return
+            decision = DeadLetter("retries")
+        await self.settlement.failed(delivery, header, error, decision, seconds)
 
-    def _suspend(self, header: EntryHeader, error: BaseException) -> bool:
-        if self._breaker.failed(header.message_id):
+    def _is_held_up(self, delivery: Delivery, header: EntryHeader, error: BaseException) -> bool:
+        """Record a failure; whether the breaker of its type is open."""
+        key = key_of(delivery, header)
+        if self.breakers.failed(key, header.message_id):
             self._last_error = type(error).__name__
             logger.error(
-                "%d different messages failed in a row, the last with %s: %s. The breaker is open: "
-                "one message at a time is tried until one succeeds, and no attempts are counted",
+                "%d different messages of %s on %s failed in a row, the last with %s: %s. The "
+                "breaker of this type is open: a few are tried until one succeeds, the others are "
+                "deferred, and no attempts are counted",
                 self.config.breaker_threshold,
+                header.name,
+                delivery.source,
                 self._last_error,
                 text_of(error),
             )
-            self.queue.suspend()
-            self.worker.monitors.on_breaker(is_open=True)
-        return self._breaker.is_open
+            if len(self.breakers.open) == 1:
+                self.worker.monitors.on_breaker(is_open=True)
+        return key in self.breakers.open
+
+    def _succeeded(self, key: EventKey) -> None:
+        if self.breakers.succeeded(key):
+            logger.info("%s on %s succeeded: its breaker is closed", key[1].decode(), key[0])
+            if not self.breakers.open:
+                self.worker.monitors.on_breaker(is_open=False)

@@ -77,7 +77,8 @@ class Janitor:
                         self._availability.record_failure(exc, f"tidying {stream}")
 
     async def _tidy(self, stream: StreamName, *, trim: bool, unpark: bool, sweep: bool) -> None:
-        if self._config.trim and trim:
+        declared = self._router.declared(stream)
+        if trim and self._config.trim and declared is not None and declared.own:
             await self.trim(stream)
         if unpark:
             while await self.unpark(stream) == UNPARK_BATCH:
@@ -90,7 +91,9 @@ class Janitor:
         return int(await _TRIM(self._redis, [stream]))
 
     async def unpark(self, stream: StreamName) -> int:
-        """Bring back parked events whose type this worker knows; return how many were examined.
+        """Bring back events that this group has parked and whose type this worker knows.
+
+        Return how many were examined.
 
         The place is remembered: a type that is unknown to this process stays unknown to it.
         """
@@ -101,7 +104,10 @@ class Janitor:
         async for page in pages(self._redis, source, start=start, limit=UNPARK_BATCH):
             for entry_id, payload in page:
                 examined += 1
-                if self._router.knows(stream, payload.get(failure_record.TYPE, "")):
+                group = payload.get(failure_record.GROUP, self._config.consumer_group)
+                known = self._router.knows(stream, payload.get(failure_record.TYPE, ""))
+                if known and group == self._config.consumer_group:
+                    payload[failure_record.GROUP] = group
                     count += await move_entry(
                         self._redis,
                         source=source,

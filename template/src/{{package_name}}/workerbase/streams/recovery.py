@@ -42,8 +42,7 @@ class Recoverer:
             await asyncio.sleep(self.config.lease_timeout * SCAN_SHARE)
             for leases in self.leases:
                 try:
-                    # While everything fails, more of it does not help.
-                    while await leases.any_expired() and not self.queue.suspended:
+                    while await leases.any_expired():
                         await self._reclaim(leases)
                 except OUTAGE_ERRORS as exc:
                     if is_missing_group(exc):
@@ -81,15 +80,12 @@ class Recoverer:
             await self._start_all(leases, reclaimed)
         finally:
             for delivery in reclaimed:
-                # What the breaker put back waits in the queue, and stays ours.
-                if not delivery.started and delivery not in self.queue:
+                if not delivery.started:
                     self.held.forget(delivery)
 
     async def _start_all(self, leases: StreamLeases, reclaimed: list[Delivery]) -> None:
         suspects: list[Delivery] = []
         for delivery in reclaimed:
-            if self.queue.suspended:
-                return
             if delivery.deliveries >= self.config.max_deliveries:
                 await self._dead_letter(delivery)
             elif delivery.deliveries:
@@ -117,8 +113,6 @@ class Recoverer:
         try:
             await self.queue.wait_idle(EXCLUSIVE_S)
             for delivery in suspects:
-                if self.queue.suspended:
-                    return
                 last = delivery.deliveries + 1 >= self.config.max_deliveries
                 if last:
                     await self.queue.wait_idle(None)
