@@ -70,7 +70,18 @@ class DeadLetterEntry:
     @property
     def history(self) -> list[object]:
         """The failures of a job, newest last; messages keep only their last."""
-        return cast("list[object]", json.loads(self.payload.get(failure_record.HISTORY, "[]")))
+        written = self.payload.get(failure_record.HISTORY, "[]")
+        try:
+            found: object = json.loads(written)
+        except (ValueError, RecursionError):
+            found = written
+        # What is not a history is shown as it is.
+        return cast("list[object]", found) if isinstance(found, list) else [written]
+
+    def _count(self, name: str) -> int | str:
+        """Return a count, or the text that stands in its place."""
+        written = self.payload.get(name, "")
+        return written if written and not failure_record.is_count(written) else int(written or 0)
 
     @property
     def other_fields(self) -> Payload:
@@ -89,8 +100,8 @@ class DeadLetterEntry:
             "fingerprint": self.fingerprint,
             "failed_at": self.payload.get(failure_record.FAILED_AT, ""),
             "first_failed_at": self.payload.get(failure_record.FIRST_FAILED_AT, ""),
-            "attempts": failure_record.number(self.payload.get(failure_record.ATTEMPTS)),
-            "replays": self.replays,
+            "attempts": self._count(failure_record.ATTEMPTS),
+            "replays": self._count(failure_record.REPLAYS),
             "original_stream": self.payload.get(failure_record.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(failure_record.ORIGINAL_ID, ""),
             "data": self.payload.get(DATA, ""),
@@ -259,6 +270,8 @@ class DeadLetterQueue:
         if entry.replays >= max_replays:
             return "capped"
         if entry.is_job:
+            if not entry.payload.get(ID):
+                return "unreadable"
             try:
                 loads(codec.encode(entry.payload[failure_record.JOB]))
             except Exception:  # whatever a deserializer of the project raises

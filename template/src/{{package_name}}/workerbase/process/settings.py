@@ -288,6 +288,11 @@ def _deserializer(cls: type, read: Callable[[bytes], Any]) -> Callable[[bytes], 
     return read
 
 
+def _body(function: Function) -> object:
+    """Return what the project has written, or the core."""
+    return inspect.unwrap(Task.from_function(function) or function.coroutine)
+
+
 def _functions(
     cls: type, core: Sequence[AnyFunction], own: Sequence[AnyFunction]
 ) -> tuple[Function, ...]:
@@ -306,7 +311,7 @@ def _functions(
             msg = f"{cls.__name__}.functions: {declared!r} is not an async function"
             raise SettingsError(msg)
         known = functions.setdefault(task.name, task)
-        if known is not task and known.coroutine is not task.coroutine:
+        if known is not task and _body(known) is not _body(task):
             msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
             raise SettingsError(msg)
     return tuple(functions.values())
