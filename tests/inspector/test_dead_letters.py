@@ -332,3 +332,17 @@ async def test_a_summary_counts_the_newest_and_is_reused_until_something_changes
     await add(client)
     (changed,) = await summarize(client, [("orders", 5)], 3, (orders, users))
     assert changed.total == 5
+
+
+@pytest.mark.parametrize("history", ['{"a": 1}', "5", "x", "[" * 100_000, "[" + "9" * 5_000 + "]"])
+async def test_fields_that_are_not_what_they_should_be_are_shown_as_they_are(
+    client: RedisClient, history: str
+) -> None:
+    huge = "9" * 4_300
+    fields = {"_history": history, "_attempts": huge, "_replays": "-1", "_job": "x"}
+    await client.execute_command("XADD", "orders:dlq", "*", *codec.encode_fields(fields))
+    queue = queue_of(client)
+    (entry,) = await entries_of(queue)
+    shown = entry.as_dict()
+    assert (shown["history"], shown["attempts"], shown["replays"]) == ([history], huge, "-1")
+    assert await queue.replay(entry, 3) == "unreadable"

@@ -64,7 +64,8 @@ class FailedJob:
             job = serializer.loads(self.job)
             former = list(job.get("h", ()))
             if dead:  # a count, since the history is bounded
-                entry["dead"] += max((old.get("dead", 0) for old in former), default=0)
+                counts = [failure_record.number(str(old.get("dead", 0))) for old in former]
+                entry["dead"] += max(counts, default=0)
             # The first one tells since when it fails.
             history = [*former[:1], *[*former[1:], entry][1 - failure_record.MAX_HISTORY :]]
             written = serializer.dumps({**job, "h": history})

@@ -152,6 +152,11 @@ def is_harmless(error: BaseException) -> bool:
     return isinstance(error, Exception)
 
 
+def is_count(value: str) -> bool:
+    """Whether ``value`` is a count: ASCII digits, and not too many of them."""
+    return value.isascii() and value.isdecimal() and len(value) < MAX_DIGITS
+
+
 def number(value: str | None) -> int:
     """Return a count that a publisher may have written; 0 if it is not a number."""
-    return int(value) if value and value.isdecimal() and len(value) < MAX_DIGITS else 0
+    return int(value) if value and is_count(value) else 0

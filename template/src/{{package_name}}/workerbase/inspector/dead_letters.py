@@ -88,7 +88,18 @@ class DeadLetterEntry:
     @property
     def history(self) -> list[object]:
         """The failures of a job, newest last; messages keep only their last."""
-        return cast("list[object]", json.loads(self.payload.get(failure_record.HISTORY, "[]")))
+        written = self.payload.get(failure_record.HISTORY, "[]")
+        try:
+            found: object = json.loads(written)
+        except (ValueError, RecursionError):
+            found = written
+        # What is not a history is shown as it is.
+        return cast("list[object]", found) if isinstance(found, list) else [written]
+
+    def _count(self, name: str) -> int | str:
+        """Return a count, or the text that stands in its place."""
+        written = self.payload.get(name, "")
+        return written if written and not failure_record.is_count(written) else int(written or 0)
 
     @property
     def other_fields(self) -> Payload:
@@ -108,11 +119,11 @@ class DeadLetterEntry:
             "fingerprint": self.fingerprint,
             "failed_at": self.payload.get(failure_record.FAILED_AT, ""),
             "first_failed_at": self.payload.get(failure_record.FIRST_FAILED_AT, ""),
-            "attempts": failure_record.number(self.payload.get(failure_record.ATTEMPTS)),
-            "deliveries": failure_record.number(self.payload.get(failure_record.DELIVERIES)),
+            "attempts": self._count(failure_record.ATTEMPTS),
+            "deliveries": self._count(failure_record.DELIVERIES),
             "group": self.group,
             "consumer": self.payload.get(failure_record.CONSUMER, ""),
-            "replays": self.replays,
+            "replays": self._count(failure_record.REPLAYS),
             "original_stream": self.payload.get(failure_record.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(failure_record.ORIGINAL_ID, ""),
             "data": "",
@@ -329,6 +340,8 @@ class DeadLetterQueue:
         if entry.replays >= max_replays:
             return "capped"
         if entry.is_job:
+            if not entry.payload.get(ID):
+                return "unreadable"
             try:
                 loads(codec.encode(entry.payload[failure_record.JOB]))
             except Exception:  # whatever a deserializer of the project raises

@@ -20,6 +20,9 @@ from ..process.requeue import REQUEUE_TASK
 from ..types import Ctx
 from .queue import Claim, FinishedJob
 
+MAX_ATTEMPT = 1_000_000_000
+"""Of a job that somebody else enqueued: Redis counts on from it."""
+
 
 class RefusedError(Exception):
     """A claimed job cannot be run because of ``error``; with a reason it is dead-lettered."""
@@ -127,7 +130,7 @@ class Attempt:
             self.function_name = str(job["f"]).encode().decode()  # or no dead letter could name it
             self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
             self.trace = str(job.get(trace_context.JOB_KEY, ""))
-            return int(job["t"] or 0)
+            return _attempts(job["t"])
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
             msg = f"a field of the job is not what arq writes: {exc}"
             raise DeserializationError(msg) from exc
@@ -156,3 +159,16 @@ class Attempt:
             0 if forever else int(min(max(keep_result_s, 0.001), MAX_DURATION_S) * 1000),
             keep_cronjob_progress * 1000 if stays else 0,
         )
+
+
+def _attempts(value: Any) -> int:
+    """Return the number of attempts that a job brings along.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    attempts = int(value or 0)
+    if not 0 <= attempts <= MAX_ATTEMPT:
+        msg = f"the number of attempts is not within 0 and {MAX_ATTEMPT:,}"
+        raise ValueError(msg)
+    return attempts

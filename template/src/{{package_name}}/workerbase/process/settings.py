@@ -293,6 +293,11 @@ def _deserializer(cls: type, read: Callable[[bytes], Any]) -> Callable[[bytes], 
     return read
 
 
+def _body(function: Function) -> object:
+    """Return what the project has written, or the core."""
+    return inspect.unwrap(Task.from_function(function) or function.coroutine)
+
+
 def _functions(
     cls: type, core: Sequence[AnyFunction], own: Sequence[AnyFunction]
 ) -> tuple[Function, ...]:
@@ -312,8 +317,7 @@ def _functions(
             raise SettingsError(msg)
         for task in tasks:
             known = functions.setdefault(task.name, task)
-            runs, other = (Task.from_function(f) or f.coroutine for f in (known, task))
-            if runs is not other:
+            if known is not task and _body(known) is not _body(task):
                 msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
                 raise SettingsError(msg)
     return tuple(functions.values())
