@@ -1,5 +1,6 @@
 """Rendered projects pass their own tests, linter, formatter and type checkers."""
 
+import functools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from rendering_support import (
     git,
     pairwise,
     tool,
+    try_tool,
 )
 
 pytestmark = pytest.mark.render
@@ -41,7 +43,7 @@ CHECKS = {
 # Each pair of answers runs on the oldest Python that it promises, the defaults on every one.
 RUNS = [(str(row["python_version"]), answers_of(row)) for row in pairwise()]
 DEFAULTS = RUNS[0][1]
-RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13")]
+RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13", "3.14")]
 
 # And each set of features, with the defaults; the other combinations are checked without the tests
 # on real servers, unless ALL_SUITES is set.
@@ -59,8 +61,15 @@ def homes() -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
         yield {
             python: Path(folder) / STRANGE_FOLDERS.get(python, python) / "project"
-            for python in ("3.11", "3.12", "3.13", "all")
+            for python in ("3.11", "3.12", "3.13", "3.14", "all")
         }
+
+
+@functools.cache
+def can_have(python: str) -> bool:
+    """Whether uv has this Python; in CI it has to."""
+    found = try_tool("uv", "python", "install", python).returncode == 0
+    return found or "CI" in os.environ or try_tool("uv", "python", "find", python).returncode == 0
 
 
 def clear(project: Path) -> None:
@@ -99,6 +108,8 @@ def run_checks(project: Path, checks: dict[str, tuple[str, ...]] = CHECKS) -> di
 def test_a_project_passes_its_own_checks(
     copier: CopierFixture, homes: dict[str, Path], python: str, answers: Answers
 ) -> None:
+    if not can_have(python):
+        pytest.skip(f"uv neither finds nor downloads Python {python} here")
     project = homes[python]
     clear(project)
     copier.copy(project, **answers)
