@@ -41,10 +41,10 @@ class ServerInfo:
         version = info.get(f"{name}_version") or info.get("redis_version")
         return cls(
             name=f"{name} {version}",
-            role=str(info.get("role", cls.role)),
+            role=str(info.get("role", "master")),
             used_bytes=int(str(info.get("used_memory", 0))),
             max_bytes=int(str(info.get("maxmemory", 0))),
-            policy=str(info.get("maxmemory_policy", cls.policy)),
+            policy=str(info.get("maxmemory_policy", "noeviction")),
         )
 
     @property

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,7 @@ from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.server_info import ServerInfo
+from ..broker.transport import mismatch
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
 from ..monitor import Monitor, Monitors
@@ -69,7 +71,7 @@ async def serve(
     config = settings.config
     stop = stop or asyncio.Event()
     monitors = Monitors((*settings.all_monitors, *more))
-    availability = RedisAvailability(monitors=monitors)
+    availability = RedisAvailability(monitors=monitors, diagnose=partial(mismatch, config.dsn))
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, availability)
     _handle_signals(stop, heartbeat.path)
     async with AsyncExitStack() as life:  # what is pushed last ends first

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
+from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
@@ -179,24 +179,28 @@ class Consumer:
             )
         await core.cancel()
         try:
-            await self._settlement.acks.flush()
+            async with self._availability.parting():
+                await self._settlement.acks.flush()
         except OUTAGE_ERRORS as exc:
-            logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
+            text = "could not acknowledge at the end: %s; they are handled again"
+            logger.warning(text, text_of(exc))
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
         stuck = (slot.delivery for slot in self._pool.slots)
         await self._release({delivery.entry_id for delivery in stuck if delivery is not None})
         for leases in self._leases.values():
             try:
-                await leases.remove_self()
+                async with self._availability.parting():
+                    await leases.remove_self()
             except OUTAGE_ERRORS as exc:
-                logger.warning("could not leave the group of %s: %s", leases.stream, exc)
+                logger.warning("could not leave the group of %s: %s", leases.stream, text_of(exc))
 
     async def _release(self, keep: set[EntryId]) -> None:
         await release(
             "entries",
             {name: partial(leases.release_all, keep) for name, leases in self._leases.items()},
             lambda stream: bool(self._held.by_source[stream]),
+            self._availability,
         )
 
     async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:
