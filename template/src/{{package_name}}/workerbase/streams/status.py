@@ -11,6 +11,8 @@ from ..broker.redis_errors import is_missing_key
 from ..engine.sources import MAX_COUNTED, SourceStatus
 from ..types import EntryId, RedisClient, StreamName
 
+MAX_EXAMINED = 100
+"""Maximum number of pending entries that are looked at, the oldest."""
 MAX_SILENCE_S = 15.0
 """Longer than a consumer of a live worker ever waits before it asks for entries again."""
 
@@ -47,6 +49,7 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
         oldest_in_work_s=_age(oldest),
+        longest_idle_s=await _longest_idle(redis, stream, group) if pending else 0.0,
         oldest_waiting_s=_age(first[0][0][0] if first and first[0] else None),
         dead_letters=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
@@ -58,6 +61,15 @@ async def _is_read(redis: RedisClient, stream: StreamName, group: str) -> bool:
     rows: list[list[Any]] = await redis.execute_command("XINFO", "CONSUMERS", stream, group)
     fields = (dict(zip(map(codec.decode, row[::2]), row[1::2], strict=True)) for row in rows)
     return any(int(row["idle"]) < MAX_SILENCE_S * 1000 for row in fields)
+
+
+async def _longest_idle(redis: RedisClient, stream: StreamName, group: str) -> float:
+    """Return how long ago the pending entry that nobody renews was delivered, in seconds."""
+    idle = ("IDLE", int(MAX_SILENCE_S * 1000), "-", "+", MAX_EXAMINED)
+    rows: list[dict[str, Any]] = await redis.execute_command(
+        "XPENDING", stream, group, *idle, parse_detail=True
+    )
+    return max((row["time_since_delivered"] for row in rows), default=0) / 1000
 
 
 async def _count(redis: RedisClient, stream: StreamName, after: str) -> int:
