@@ -243,7 +243,7 @@ _LESSON = """\
  • Examine dead letters, and send them back when their cause is gone:
    [bold]dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
 
-Next: write your own events and their handlers in handlers.py, and run them on a Redis:
+Next: write your own in handlers.py, and run the worker on a Redis:
 
    [bold]docker compose -f compose.yaml -f compose.dev.yaml up --detach redis
    uv run {program} run[/bold]"""
@@ -259,7 +259,7 @@ _JOB_LESSON = """\
  • Examine dead letters, and send them back when their cause is gone:
    [bold]dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
 
-Next: write your own tasks in tasks.py, and run them on a Redis:
+Next: write your own in tasks.py, and run the worker on a Redis:
 
    [bold]docker compose -f compose.yaml -f compose.dev.yaml up --detach redis
    uv run {program} run[/bold]"""
