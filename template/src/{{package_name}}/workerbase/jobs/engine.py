@@ -167,6 +167,7 @@ class JobEngine:
             "jobs",
             {self._queue_name: lambda: self.leases.release_all(self.held.ids(self._queue_name))},
             lambda _: bool(waiting),
+            self._worker.availability,
         )
         if tasks:
             logger.info("draining: %d jobs are running", len(tasks))
@@ -185,7 +186,8 @@ class JobEngine:
                 await asyncio.wait(late, timeout=CANCEL_S)
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
             key = self._worker.settings.health_check_key
-            await self._worker.commands.execute_command("DEL", key)
+            async with self._worker.availability.parting():
+                await self._worker.commands.execute_command("DEL", key)
 
     def _summary(self) -> str:
         counts = self.executor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..broker.availability import RedisAvailability
-from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.redis_errors import OUTAGE_ERRORS, text_of
 from ..monitor import Kind, Monitors
 from .held_leases import HeldLeases, Lease
 from .prefetch_queue import PrefetchQueue
@@ -90,6 +90,7 @@ async def release(
     what: str,
     releases: Mapping[str, Callable[[], Awaitable[int]]],
     is_held: Callable[[str], bool],
+    availability: RedisAvailability,
 ) -> None:
     """Release leases of each source, so that other workers start that work at once.
 
@@ -99,10 +100,12 @@ async def release(
         what: messages or jobs, for the log.
         releases: for each source, releases its leases and returns how many.
         is_held: whether this process holds anything of a source.
+        availability: limits the attempts while Redis does not answer.
     """
     for source, release_source in releases.items():
         try:
-            count = await release_source()
+            async with availability.parting():
+                count = await release_source()
         except OUTAGE_ERRORS as exc:
             if is_held(source):
                 logger.warning(
@@ -110,7 +113,7 @@ async def release(
                     "ends",
                     what,
                     source,
-                    exc,
+                    text_of(exc),
                 )
         else:
             if count:

@@ -191,13 +191,16 @@ class ArqJobs(Service):
                 )
                 if not self._context.failed:
                     with contextlib.suppress(*OUTAGE_ERRORS):
-                        await self._uncount([id_ for id_, task in tasks.items() if task in late])
+                        async with self._context.availability.parting():
+                            ended = [job_id for job_id, task in tasks.items() if task in late]
+                            await self._uncount(ended)
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late, timeout=CANCEL_S)
             self._forget_unfinished()
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
-            await self._context.client.delete(self._worker.health_check_key)
+            async with self._context.availability.parting():
+                await self._context.client.delete(self._worker.health_check_key)
 
     async def _uncount(self, job_ids: list[str]) -> None:
         """Do not count the attempts that a stop ends, so that the last one is made all the same."""

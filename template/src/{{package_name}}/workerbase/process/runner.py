@@ -25,6 +25,7 @@ from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.server_info import ServerInfo
+from ..broker.transport import mismatch
 from ..engine.failure_record import text_of
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
@@ -73,7 +74,7 @@ async def serve(
     config = settings.config
     stop = stop or asyncio.Event()
     monitors = Monitors((*settings.all_monitors, *more))
-    availability = RedisAvailability(monitors=monitors)
+    availability = RedisAvailability(monitors=monitors, diagnose=partial(mismatch, config.dsn))
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, availability)
     _handle_signals(stop, heartbeat.path)
     async with AsyncExitStack() as life:  # what is pushed last ends first

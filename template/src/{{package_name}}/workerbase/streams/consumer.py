@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
+from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
@@ -194,11 +194,13 @@ class Consumer:
         await core.cancel()
         failed = self._worker.failed
         try:
-            await self._settlement.acks.flush()
-            if not failed:
-                await self._recoverer.take_back()
+            async with self._availability.parting():
+                await self._settlement.acks.flush()
+                if not failed:
+                    await self._recoverer.take_back()
         except OUTAGE_ERRORS as exc:
-            logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
+            text = "could not acknowledge at the end: %s; they are handled again"
+            logger.warning(text, text_of(exc))
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
         stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
@@ -207,9 +209,10 @@ class Consumer:
         await self._release(stuck, counted)
         for leases in self._leases.values():
             try:
-                await leases.remove_self()
+                async with self._availability.parting():
+                    await leases.remove_self()
             except OUTAGE_ERRORS as exc:
-                logger.warning("could not leave the group of %s: %s", leases.stream, exc)
+                logger.warning("could not leave the group of %s: %s", leases.stream, text_of(exc))
 
     async def _release(self, keep: list[EntryId], as_counted: list[EntryId]) -> None:
         await release(
@@ -219,6 +222,7 @@ class Consumer:
                 for name, leases in self._leases.items()
             },
             lambda stream: bool(self._held.by_source[stream]),
+            self._availability,
         )
 
     async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:

