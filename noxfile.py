@@ -209,7 +209,7 @@ class Container:
             self.docker(*rest, success_codes=[0, 1])
 
 
-EVERYTHING = "features=[streams, devtools, leased_jobs, telemetry, kubernetes]"
+EVERYTHING = "features=[streams, devtools, console, leased_jobs, telemetry, kubernetes]"
 
 
 @nox.session(default=False)
