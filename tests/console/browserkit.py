@@ -71,7 +71,7 @@ class Site:
             self.project.redis.xadd("orders", {"type": "order", "data": data})
 
     def dead(self, count: int) -> None:
-        """Wait for so many dead letters."""
+        """Wait for ``count`` dead letters."""
         until(lambda: self.project.redis.xlen("orders:dlq") == count, "dead letters")
 
     def close(self) -> None:
