@@ -25,6 +25,9 @@ PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
 """Options of pytest: a process for each core, and each module in one of them, for its fixtures."""
 
+AXE = "4.10"
+"""Version of axe-core, which checks pages for what people with disabilities need."""
+
 NOT_OF_THE_BASE = {"house", "mutants", "plugins", "rendering", "tinyworker", "updates"}
 """Folders of tests that do not test the base itself."""
 LEAST_COVERAGE = 95
@@ -212,7 +215,7 @@ class Container:
             self.docker(*rest, success_codes=[0, 1])
 
 
-EVERYTHING = "features=[streams, devtools, leased_jobs, telemetry, kubernetes]"
+EVERYTHING = "features=[streams, devtools, console, leased_jobs, telemetry, kubernetes]"
 
 
 @nox.session(default=False)
@@ -315,6 +318,34 @@ def prometheus(session: nox.Session) -> None:
             f"tests/telemetry/test_{name}.py" for name in ("rules", "dashboard", "prometheus")
         ]
         session.run("pytest", *tests, env={"PATH": path})
+
+
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """Take pictures of the console from workers under chaos: ``nox -s screenshots -- FOLDER``.
+
+    Needs a Chromium: Debian's, or the one that Playwright downloads.
+    """
+    install(session, "test")
+    folder, *seconds = session.posargs or ["screenshots"]
+    places = os.pathsep.join(map(str, (PACKAGE, ROOT / "tests", ROOT / "tests" / "console")))
+    script = ROOT / "tests" / "console" / "screenshots.py"
+    # Not beside its own folder, whose modules would hide some of the standard library.
+    session.run("python", "-P", str(script), folder, *seconds, env={"PYTHONPATH": places})
+
+
+@nox.session(default=False)
+def browsers(session: nox.Session) -> None:
+    """Look at the console at length: 100,000 dead letters, two browsers, and axe, from npm."""
+    install(session, "test")
+    with tempfile.TemporaryDirectory() as folder:
+        with session.chdir(folder):
+            session.run("npm", "pack", "--silent", f"axe-core@{AXE}", external=True)
+        (archive,) = Path(folder).glob("axe-core-*.tgz")
+        shutil.unpack_archive(archive, folder, filter="data")
+        axe = Path(folder) / "package" / "axe.min.js"
+        tests = session.posargs or ["tests/console/test_browser_at_length.py"]
+        session.run("pytest", *tests, env={"AXE": str(axe)} | show_pyenv_pythons())
 
 
 @nox.session

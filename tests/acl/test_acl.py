@@ -70,7 +70,7 @@ def dsn(server: Server, user: str) -> str:
 # --- the file
 
 
-ALL = ("streams", "devtools", "leased_jobs", "telemetry", "kubernetes")
+ALL = ("streams", "devtools", "console", "leased_jobs", "telemetry", "kubernetes")
 SETS = [features for n in range(len(ALL) + 1) for features in combinations(ALL, n)]
 
 
@@ -105,10 +105,14 @@ def test_the_users_of_each_feature_differ_in_what_only_it_needs() -> None:
     plain = rules()
     assert rules("devtools") == plain
     assert rules("kubernetes") - plain == {"+type", "+llen"}
-    assert rules("telemetry") - plain == {"+mget", "+pttl"}
+    assert rules("telemetry") == plain
+    history = {"~arq:queue:history:*", "~arq:queue:workers", "+hset", "+hincrby", "+hdel"}
+    assert rules("console") - plain == {*history, "+pttl"}
+    leased = rules("leased_jobs")
+    assert rules("leased_jobs", "console") - leased == {*history, "+expire"}
     assert {"~orders", "~orders:dlq", "+xreadgroup", "+hget"} <= rules("streams") - plain
-    assert {"~arq:queue:cron:*", "+decr", "+sadd", "+srem"} <= rules("leased_jobs") - plain
-    assert plain - rules("leased_jobs") == {
+    assert {"+decr", "+sadd", "+srem"} <= leased - plain
+    assert plain - leased == {
         *("+dbsize", "+expire", "+incrby", "+setex", "+unwatch", "+watch", "+zincrby")
     }
 

@@ -125,6 +125,7 @@ OF_FEATURES = {
         "tests/test_handlers.py",
     ),
     "devtools": ("src/*/workerbase/devtools",),
+    "console": ("docs/console.md", "src/*/workerbase/console"),
     "leased_jobs": ("src/*/workerbase/jobs",),
     "telemetry": (
         "deploy/grafana",
@@ -174,6 +175,8 @@ def test_every_combination_of_features_is_rendered(
 
 WORDS = {
     "streams": r"[Ss]tream(?!lit)|event_|\b[Ee]vents?\b(?! loop)|handler|consumer|publish|parked",
+    "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|--watch|starlette|uvicorn|jinja2|watchfiles"
+    r"|:workers\b|:history:",
     "devtools": r"devtools|\bdemo\b|\bchaos\b",
     "leased_jobs": r"LeasedJobs|[Ll]eased\b|workerbase.jobs",
     "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",

@@ -195,6 +195,15 @@ def expected_scripts(features: tuple[str, ...]) -> set[str]:
     return {name for name in found if not name.startswith(excluded)}
 
 
+PAGES = (".css", ".html", ".js", ".svg")
+
+
+def expected_pages(features: tuple[str, ...]) -> set[str]:
+    """Return the files of the console that are not Python."""
+    found = {path.relative_to(BASE).as_posix() for path in (BASE / "console").rglob("*.*")}
+    return {name for name in found if name.endswith(PAGES) and "console" in features}
+
+
 @pytest.mark.parametrize("features", FEATURE_SETS.values(), ids=FEATURE_SETS)
 def test_the_wheel_has_package_scripts_licence_and_type_marker_and_nothing_for_development(
     copier: CopierFixture, tmp_path: Path, features: tuple[str, ...]
@@ -212,6 +221,10 @@ def test_the_wheel_has_package_scripts_licence_and_type_marker_and_nothing_for_d
     assert not {name for name in names if re.search("/(testing|devtools)/", name)}
     scripts = {name.removeprefix(base) for name in names if name.endswith(".lua")}
     assert scripts == expected_scripts(features)
+    pages = {name.removeprefix(base) for name in names if name.endswith(PAGES)}
+    assert pages == expected_pages(features)
+    assert ("console/templates/base.html" in pages) is ("console" in features)
+    assert f"{base}console/dev.py" not in names
     assert ("streams/lua/reclaim.lua" in scripts) is ("streams" in features)
     assert ("jobs/lua/claim.lua" in scripts) is ("leased_jobs" in features)
     assert "broker/lua/enqueue.lua" in scripts
@@ -230,9 +243,10 @@ def test_what_is_installed_from_the_wheel_runs_its_commands_and_finds_its_script
 
     listed = tool_of(python, "my-worker", "--help").partition("Commands:")[2]
     commands = {line.split()[0] for line in listed.splitlines() if line.strip()}
-    assert commands == {"dlq", "enqueue", "groups", "health", "publish", "run", "status"}
+    core = {"dlq", "enqueue", "find", "health", "jobs", "run", "schedule", "status"}
+    assert commands == core | {"console", "groups", "publish"}
     code = "import my_worker.worker as w, json; print([s.name for s in w.WorkerSettings.services])"
-    assert tool_of(python, "python", "-c", code) == "['streams', 'jobs', 'telemetry']\n"
+    assert tool_of(python, "python", "-c", code) == "['streams', 'jobs', 'telemetry', 'history']\n"
 
 
 def tool_of(python: Path, name: str, *arguments: str) -> str:
@@ -266,6 +280,7 @@ def test_the_context_of_the_image_has_what_the_wheel_is_built_from(
     (base,) = target.glob("lib/python*/site-packages/my_worker/workerbase")
     installed = {path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file()}
     assert {name for name in installed if name.endswith(".lua")} == expected_scripts(features)
+    assert {name for name in installed if name.endswith(PAGES)} == expected_pages(features)
     assert not {name for name in installed if name.startswith(("testing/", "devtools/"))}
     assert "process/probe.py" in installed
 

@@ -20,9 +20,9 @@ key                                type    lifetime
 ``{queue}:idle``                   set     one lease: workers that ask to be handed jobs
 ``{queue}:wake``                   pubsub  channel that notifies idle workers of new jobs
 ``{queue}:wake:claim:{worker}``    pubsub  channel on which a worker is handed jobs
-``{queue}:workers``                hash    one field for each worker, until it is removed as stale
+``{queue}:workers``                hash    ten minutes: each worker describes itself in a field
 ``{queue}:history:{time}``         hash    what happened in a span of time, for some hours
-``{queue}:cron-runs``              hash    the last run of each cron job
+``{queue}:cron-runs``              hash    `TICK_TTL_MS`: the last run of each cron job
 ``{queue}:health-check``           string  arq's health check interval (arq)
 ``arq:job:{job id}``               string  the serialized job, until it ends or expires (arq)
 ``arq:result:{job id}``            string  the serialized result, as long as it is kept (arq)

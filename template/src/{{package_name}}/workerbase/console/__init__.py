@@ -11,6 +11,7 @@ history does without them.
 from typing import TYPE_CHECKING
 
 from .access import Access
+from .config import ConsoleConfig
 from .history import History
 
 if TYPE_CHECKING:
@@ -33,4 +34,4 @@ def make_console(settings: type, access: Access | None = None) -> "Starlette":
     return make_app(settings, access or Access())
 
 
-__all__ = ["Access", "History", "make_console"]
+__all__ = ["Access", "ConsoleConfig", "History", "make_console"]

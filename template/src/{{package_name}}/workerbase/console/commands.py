@@ -1,19 +1,17 @@
 """``console``: serve the pages."""
 
 import logging
-import os
 from typing import Any
 
 import click
 
 from ..cli.app import App, pass_app
 from ..cli.terminal import setup_logging
-from ..environment import ENV_PREFIX
 from ..errors import ConfigError
 from .access import LOOPBACK_HOSTS, Access
+from .config import ConsoleConfig
 
 PORT = 8484
-TOKEN = f"{ENV_PREFIX}CONSOLE_TOKEN"
 
 
 @click.command()
@@ -41,7 +39,7 @@ def console(app: App, /, host: str, port: int, prefix: str, **options: Any) -> N
     access = Access(
         allow_changes=options["allow_changes"],
         hosts=(*given, *bound),
-        token=os.environ.get(TOKEN, ""),
+        token=ConsoleConfig.load().console_token.get_secret_value(),
         user_header=options["user_header"],
         proxies=options["proxy"] or Access().proxies,
     )

@@ -161,11 +161,15 @@ class Recorder(Monitor):
             ("HINCRBY", span, "writes", 1),
             ("EXPIRE", span, KEPT_S),
             ("HSET", keys.workers(queue), self.name, self._describe(new, now)),
+            ("EXPIRE", keys.workers(queue), round(STALE_S)),
             *(("HINCRBY", span, name, count) for name, count in new.items()),
         ]
         if runs:
             pairs = [part for item in runs.items() for part in item]
-            commands.append(("HSET", keys.cron_runs(queue), *pairs))
+            commands += [
+                ("HSET", keys.cron_runs(queue), *pairs),
+                ("EXPIRE", keys.cron_runs(queue), keys.TICK_TTL_MS // 1000),
+            ]
         writes, *_ = await pipelined(redis, commands)
         self._new -= new  # what was counted meanwhile stays
         self._total += new

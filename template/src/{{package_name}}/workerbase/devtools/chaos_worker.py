@@ -7,7 +7,7 @@ from ..base import CORE_FUNCTIONS, BaseArqWorkerSettings
 from ..config import WorkerConfig
 from ..process.runner import run
 from ..process.settings import resolved_settings
-from .workload import Workload, workloads
+from .workload import Workload, find, workloads
 
 MAX_ATTEMPTS = 10
 """Attempts of a job, and deliveries of a message, that are in work when their worker dies."""
@@ -17,9 +17,11 @@ def settings_of(
     chosen: list[Workload], attempts: int, config: WorkerConfig | None = None
 ) -> type[BaseArqWorkerSettings]:
     """Return the settings of a worker for these workloads."""
+    console = find("..console")
+    history = (console.History(),) if console else ()
     members: dict[str, Any] = {
         "config": config,
-        "services": tuple(service for one in chosen for service in one.services()),
+        "services": (*(service for one in chosen for service in one.services()), *history),
         "functions": CORE_FUNCTIONS + [f for one in chosen for f in one.functions(attempts)],
     }
     return cast("type[BaseArqWorkerSettings]", type("Settings", (BaseArqWorkerSettings,), members))
