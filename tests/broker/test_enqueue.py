@@ -93,6 +93,7 @@ async def test_an_id_is_taken_while_the_job_waits_runs_or_has_a_result(
     queue: QueueClient, taken: str
 ) -> None:
     await queue.set(taken, "x")
+    await queue.zadd(queue.default_queue_name, {"j1": 1})
     assert await queue.enqueue_job("send", 1, _job_id="j1") is None
     await queue.delete(taken)
     assert await queue.enqueue_job("send", 1, _job_id="j1") is not None

@@ -6,6 +6,7 @@
     ├── ConfigError         a setting or environment variable is wrong; the worker does not start
     ├── SettingsError       a worker settings class is wrong (raised when it is defined)
     ├── RegistrationError   a handler or task is declared in a way that cannot work
+    ├── JobIdError          a job with this id belongs to another queue of the same Redis
     ├── PayloadError        a payload cannot be written to or read from Redis
     ├── UnknownEventError   no handler is registered for the event type
     ├── PermanentError      raise it in a handler or task: retrying cannot help, dead-letter now
@@ -45,6 +46,10 @@ class RegistrationError(WorkerError, ValueError):
 
 class PayloadError(WorkerError, ValueError):
     """A payload holds something that a stream entry cannot hold."""
+
+
+class JobIdError(WorkerError, ValueError):
+    """A job with this id belongs to another queue: all queues of a Redis database share ids."""
 
 
 class UnknownEventError(WorkerError):

@@ -7,9 +7,10 @@ from uuid import uuid4
 
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms
-from arq.jobs import Job, Serializer, serialize_job
+from arq.jobs import DeserializationError, Job, Serializer, deserialize_result, serialize_job
 from arq.utils import timestamp_ms, to_ms
 
+from ..errors import JobIdError
 from ..types import Call, RedisArg, RedisClient, SyncRedisClient
 from . import codec, keys, trace_context
 from .arguments import check_arguments
@@ -71,19 +72,37 @@ class NewJob:
     """Whether the caller chose the id."""
 
     async def enqueue(self, redis: RedisClient) -> bool:
-        """Enqueue it; false if a job with this id exists."""
-        return not self._exists(await _ENQUEUE(redis, self.keys, self.args))
+        """Enqueue it; false if a job with this id exists.
+
+        Raises:
+            JobIdError: the one that exists belongs to another queue.
+        """
+        return self._was_added(await _ENQUEUE(redis, self.keys, self.args))
 
     def enqueue_sync(self, redis: SyncRedisClient) -> bool:
-        """Enqueue it without an event loop; false if a job with this id exists."""
-        return not self._exists(_ENQUEUE.run_sync(redis, self.keys, self.args))
+        """Enqueue it without an event loop; otherwise as `enqueue`."""
+        return self._was_added(_ENQUEUE.run_sync(redis, self.keys, self.args))
 
-    def _exists(self, added: object) -> bool:
-        """Whether the answer of Redis means that another job has this id.
+    def _was_added(self, reply: int | bytes) -> bool:
+        """Whether ``reply`` of ``lua/enqueue.lua`` means that the job is there.
 
-        For an id that is new it means that the first answer was lost: the job is there.
+        That a job with a new id exists means that the first answer was lost.
         """
-        return self.named and not added
+        if reply == 1 or not self.named:
+            return True
+        if reply == -1 or (isinstance(reply, bytes) and self._is_of_another_queue(reply)):
+            msg = (
+                f"the job id {self.job_id!r} is in use on another queue than {self.queue!r}: all "
+                "queues of a Redis database share ids; begin them with the name of the service"
+            )
+            raise JobIdError(msg)
+        return False
+
+    def _is_of_another_queue(self, result: bytes) -> bool:
+        try:
+            return deserialize_result(result, deserializer=codec.loads).queue_name != self.queue
+        except DeserializationError:
+            return False  # written by another serializer; most probably ours
 
     @property
     def keys(self) -> list[str]:

@@ -124,6 +124,16 @@ def answer(queue: str, request: str) -> str:
     return f"{queue}:answer:{request}"
 
 
+def tick_job_id(queue: str, cron_job: str, tick_ms: int) -> str:
+    """Return the id of the job of one tick.
+
+    Every queue shares the keys of jobs, and two services may have cron jobs of one name. On arq's
+    own queue it has arq's form, by which plain arq recognizes a tick.
+    """
+    name = cron_job if queue == DEFAULT_QUEUE else f"{queue}:{cron_job}"
+    return f"{name}:{tick_ms}"
+
+
 def idle(queue: str) -> str:
     """Return the set of idle workers of ``queue``."""
     return f"{queue}:idle"

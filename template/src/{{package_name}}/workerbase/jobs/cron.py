@@ -43,7 +43,7 @@ async def enqueue_due(
             continue
         options: dict[str, Any] = {"_queue_name": queue, "_defer_until": job.next_run}
         if job.unique or job.job_id:
-            options["_job_id"] = job.job_id or f"{job.name}:{tick_ms}"
+            options["_job_id"] = job.job_id or keys.tick_job_id(queue, job.name, tick_ms)
             new = client.new_job(job.name, **options)
             await _ENQUEUE_TICK(
                 cast("RedisClient", client),

@@ -13,11 +13,12 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 from arq.cron import CronJob
 from arq.jobs import Deserializer
+from arq.utils import to_unix_ms
 
 from ..broker import keys, trace_context
 from ..broker.redis_errors import OUTAGE_ERRORS
@@ -58,6 +59,26 @@ def _keep_trace(read: Deserializer) -> Deserializer:
     return load
 
 
+class _QueueCronJob(CronJob):
+    """A cron job whose ticks have the ids of its queue; see `keys.tick_job_id`."""
+
+    queue = ""
+
+    @classmethod
+    def from_job(cls, job: CronJob, queue: str) -> "_QueueCronJob":
+        made = cls(**{field.name: getattr(job, field.name) for field in fields(job)})
+        made.queue = queue
+        return made
+
+    def __getattribute__(self, name: str) -> Any:
+        # arq asks for this id when it enqueues a tick, and makes one without the queue if it is
+        # None.
+        found = super().__getattribute__(name)
+        if name == "job_id" and found is None and self.unique and self.next_run is not None:
+            return keys.tick_job_id(self.queue, self.name, to_unix_ms(self.next_run))
+        return found
+
+
 class _Worker(Worker):
     """arq's worker, which loses no slot when Redis fails and can be stopped between two jobs."""
 
@@ -95,7 +116,9 @@ class ArqJobs(Service):
         settings = worker.settings
         arguments = arq_arguments(settings)
         arguments["functions"] = [self._observed(function) for function in settings.functions]
-        arguments["cron_jobs"] = [self._observed(job) for job in settings.cron_jobs] or None
+        queue = worker.config.queue_name
+        jobs = [_QueueCronJob.from_job(self._observed(j), queue) for j in settings.cron_jobs]
+        arguments["cron_jobs"] = jobs or None
         arguments["job_deserializer"] = _keep_trace(settings.job_deserializer)
         self._worker: Any = _Worker(
             **arguments, redis_pool=worker.client, ctx=worker.ctx, handle_signals=False

@@ -8,7 +8,8 @@
 -- ARGV[2] serialized job
 -- ARGV[3] time at which the job is due, in ms since the epoch; with a '+', in ms from now
 -- ARGV[4] time until the job expires, in ms; with a '+', in ms after it is due
--- Returns 1 if the job was enqueued, 0 if a job with this id exists.
+-- Returns 1 if the job was enqueued, 0 if a job with this id exists, -1 if one exists in another
+-- queue, and the result of the last job with this id if that is kept.
 
 -- #include enqueue_job
 

@@ -7,7 +7,8 @@
 --
 -- Defines enqueue_job(this_job_key, this_result_key, queue, id, job, due, expires), whose
 -- parameters are the keys and arguments of `enqueue.lua`.
--- Returns from it 1 if the job was enqueued, 0 if a job with this id exists.
+-- Returns from it 1 if the job was enqueued, 0 if a job with this id exists, -1 if one exists in
+-- another queue, and the result of the last job with this id if that is kept.
 
 -- #include keys
 -- #include now
@@ -38,9 +39,12 @@ local function time_after(text, start)
 end
 
 local function enqueue_job(this_job_key, this_result_key, queue, id, job, due, expires)
-  if redis.call('EXISTS', this_job_key, this_result_key, in_progress_key(queue, id)) > 0 then
-    return 0
+  if redis.call('EXISTS', this_job_key) == 1 then
+    return redis.call('ZSCORE', queue, id) and 0 or -1
   end
+  if redis.call('EXISTS', in_progress_key(queue, id)) == 1 then return 0 end
+  local result = redis.call('GET', this_result_key)
+  if result then return result end
   local now = now_ms()
   local due_ms = time_after(due, now)
   local expires_ms = time_after(expires, math.max(due_ms - now, 0))

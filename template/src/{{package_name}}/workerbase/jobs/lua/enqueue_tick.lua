@@ -11,8 +11,8 @@
 -- ARGV[4] time until the job expires, as in `enqueue.lua`
 -- ARGV[5] time of the tick, in ms since the epoch
 -- ARGV[6] how long the tick is remembered, in ms
--- Returns 1 if the job was enqueued, 0 if this tick or a later one was enqueued before or a job
--- with this id exists.
+-- Returns 1 if the job was enqueued, 0 if this tick or a later one was enqueued before; else what
+-- `enqueue.lua` returns.
 
 -- #include enqueue_job
 
