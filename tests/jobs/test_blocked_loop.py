@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from arq.constants import in_progress_key_prefix
 from jobkit import QUEUE, client_of, dead_letters, until, working
-from workerbase.jobs.queue import JobQueue
+from workerbase.jobs.queue import FinishedJob, JobQueue
 from workerbase.task_utils import task
 from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx
@@ -54,7 +55,8 @@ async def test_a_finished_job_that_its_worker_has_claimed_again_is_not_run_again
 
     finish = JobQueue._finish
 
-    async def late(self: JobQueue, *args: object) -> list[str]:
+    async def late(self: JobQueue, jobs: Sequence[FinishedJob], *args: object) -> list[str]:
+        sent = [replace(job, claim=replace(job.claim)) for job in jobs]
         async with client.pipeline(transaction=True) as pipe:
             pipe.delete(in_progress_key_prefix + "job")
             pipe.zadd(QUEUE, {"job": 1000.5}, xx=True)
@@ -62,7 +64,7 @@ async def test_a_finished_job_that_its_worker_has_claimed_again_is_not_run_again
         worker.intake.wake()
         await until(lambda: client.exists(in_progress_key_prefix + "job"))
         monkeypatch.setattr(JobQueue, "_finish", finish)
-        return await finish(self, *args)  # type: ignore[arg-type]
+        return await finish(self, sent, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(JobQueue, "_finish", late)
     config = config_for(server, max_retries=1)

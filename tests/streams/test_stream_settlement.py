@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +199,18 @@ async def test_a_retry_waits_for_its_delay_and_a_queue_of_another_kind_loses_not
     assert not await nothing_pending(each)
     await each.execute_command("DEL", "arq:queue")
     assert await settlement.retry(entry, ValueError("no"), Retry(30.0)) == "retried"
+    _, due = await each.execute_command("ZRANGE", "arq:queue", 0, -1, "WITHSCORES")
+    assert float(due) / 1000 == pytest.approx(time.time() + 30, abs=5)
+
+
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+async def test_a_retry_is_due_by_the_clock_of_redis_not_by_that_of_the_host(
+    each: RedisClient, monkeypatch: pytest.MonkeyPatch, skew_s: int
+) -> None:
+    entry = await delivered(each)
+    host = SimpleNamespace(time=lambda: time.time() + skew_s, monotonic=time.monotonic)
+    monkeypatch.setattr("workerbase.streams.settlement.time", host)
+    assert await settlement_of(each).retry(entry, ValueError("no"), Retry(30.0)) == "retried"
     _, due = await each.execute_command("ZRANGE", "arq:queue", 0, -1, "WITHSCORES")
     assert float(due) / 1000 == pytest.approx(time.time() + 30, abs=5)
 

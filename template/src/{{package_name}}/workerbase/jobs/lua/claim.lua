@@ -51,10 +51,10 @@ end
 
 local reply = {''}
 local function add(id, score, attempt, abort)
-  local job = redis.call('GETEX', job_key(queue, id), 'PERSIST')
-  for _, value in ipairs({id, score, job, attempt, abort}) do
-    reply[#reply + 1] = value
-  end
+  local n = #reply
+  reply[n + 1], reply[n + 2] = id, score
+  reply[n + 3] = redis.call('GETEX', job_key(queue, id), 'PERSIST')
+  reply[n + 4], reply[n + 5] = attempt, abort
 end
 
 -- What this claim took when its answer was lost, as far as it is still held.

@@ -17,10 +17,9 @@ local queue, answer_key, request, answer_ttl_ms = KEYS[1], KEYS[2], ARGV[1], ARG
 local progress_keys, owned, unsure = {}, {}, false
 for i = 3, #ARGV, 5 do progress_keys[#progress_keys + 1] = in_progress_key(queue, ARGV[i]) end
 for n, holder in ipairs(redis.call('MGET', unpack(progress_keys))) do
-  local id, owner = unpack(ARGV, n * 5 - 2, n * 5 - 1)
-  owned[n] = holder == owner
+  owned[n] = holder == ARGV[n * 5 - 1]
   if not owned[n] then
-    local score = not holder and redis.call('ZSCORE', queue, id)
+    local score = not holder and redis.call('ZSCORE', queue, ARGV[n * 5 - 2])
     owned[n] = score and score % 1 > 0  -- its lease has ended, and nobody claimed it
     unsure = true
   end
