@@ -106,7 +106,7 @@ def test_the_users_of_each_feature_differ_in_what_only_it_needs() -> None:
     assert rules("devtools") == plain
     assert rules("kubernetes") - plain == {"+type", "+llen"}
     assert rules("telemetry") - plain == {"+mget", "+pttl"}
-    assert {"~orders", "~orders:dlq", "+xreadgroup", "+hget"} <= rules("streams") - plain
+    assert {"~orders", "~orders:dlq", "+xreadgroup", "+hmget"} <= rules("streams") - plain
     assert {"~arq:queue:cron:*", "+decr", "+sadd", "+srem"} <= rules("leased_jobs") - plain
     assert plain - rules("leased_jobs") == {
         *("+dbsize", "+expire", "+incrby", "+setex", "+unwatch", "+watch", "+zincrby")
