@@ -19,12 +19,12 @@ from streamkit import (
     send,
 )
 from waiting import until
-from workerbase.broker import keys
+from workerbase.leasing.outage_grace import OutageGrace
 from workerbase.leasing.terms import GRACE_SHARE
 from workerbase.process import probe
 from workerbase.streams.leases import StreamLeases
 from workerbase.testing.redis_server import Server
-from workerbase.types import EntryId, RedisClient
+from workerbase.types import RedisClient
 
 LEASE_S = 2.0
 
@@ -89,36 +89,29 @@ async def test_what_died_in_the_outage_is_reclaimed_after_the_grace(
             assert time.monotonic() - back > LEASE_S * GRACE_SHARE, "its worker might have lived"
 
 
-async def test_a_silence_of_all_workers_is_an_outage(each: RedisClient) -> None:
-    """It does not delay what was released: that is reclaimed at once."""
+async def test_what_was_released_is_no_matter_of_the_grace(each: RedisClient) -> None:
     await make_group(each)
-    ended, released = [EntryId(entry_id) for entry_id in await send(each, 1, 2)]
+    ended, released = await send(each, 1, 2)
     await read_as(each, "dead")
     await abandon(each, released, 0)
     await each.execute_command("XCLAIM", STREAM, GROUP, "dead", 0, ended, "IDLE", 60_000)
-    leases = StreamLeases(each, STREAM, GROUP, "me", 20.0)
-    now = time.time() * 1000
-    alive = keys.alive(STREAM)
-
-    await each.execute_command("SET", alive, f"{now - 10_000:.0f} 0")
-    assert [entry.entry_id for entry in await leases.expired(3)] == [released]
-    assert [delivery.entry_id for delivery in await leases.reclaim([ended, released])] == [released]
-
-    await each.execute_command("SET", alive, f"{now - 5_000:.0f} 0")
-    assert [entry.entry_id for entry in await leases.expired(3)] == [ended]
-    assert [delivery.entry_id for delivery in await leases.reclaim([ended])] == [ended]
+    found = await StreamLeases(each, STREAM, GROUP, "me", 20.0).expired(3)
+    assert {entry.entry_id: entry.is_released for entry in found} == {ended: False, released: True}
 
 
-async def test_a_renewal_ends_the_silence_and_begins_the_grace(each: RedisClient) -> None:
-    await make_group(each)
-    (entry_id,) = await send(each, 1)
-    await read_as(each, "me")
-    leases = StreamLeases(each, STREAM, GROUP, "me", 20.0)
-    now = time.time() * 1000
-    await each.execute_command("SET", keys.alive(STREAM), f"{now - 60_000:.0f} 0")
-
-    assert await leases.renew([EntryId(entry_id)]) == []
-
-    noted, grace = map(int, (await each.execute_command("GET", keys.alive(STREAM))).split())
-    assert noted == pytest.approx(now, abs=2_000)
-    assert grace == noted + 20_000 * GRACE_SHARE
+def test_a_silence_begins_the_grace_and_answers_in_time_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    grace = OutageGrace(10.0)
+    assert not grace.is_over, "a process that starts cannot know"
+    for _ in range(3):
+        now += 3.0
+        grace.reached()
+    assert grace.is_over
+    now += 4.0
+    grace.reached()
+    assert not grace.is_over
+    now += 5.6
+    assert grace.is_over

@@ -27,6 +27,7 @@ from streamkit import (
 from waiting import until
 from workerbase.broker import keys
 from workerbase.leasing.held_leases import HeldLeases
+from workerbase.leasing.outage_grace import OutageGrace
 from workerbase.leasing.prefetch_queue import PrefetchQueue
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.entry import Delivery
@@ -90,6 +91,7 @@ async def test_a_missing_group_is_not_an_outage(
         held=held,
         queue=PrefetchQueue(1, 0),
         settlement=StreamSettlement(worker=worker, held=held, group=GROUP, consumer="me"),
+        grace=OutageGrace(config.lease_timeout),
         create_groups=create_groups,
     )
     looking = asyncio.create_task(recoverer.run())

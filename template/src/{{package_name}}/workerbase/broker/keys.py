@@ -8,7 +8,6 @@ key                                type    lifetime
 ``{stream}:parked``                stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``    string  `DEDUP_TTL_MS`
 ``{stream}:suspects:{group}``      hash    one day: starts of entries whose workers died
-``{stream}:alive``                 string  one day: when a worker last reached Redis
 ``{stream}:deferred:{group}``      set     event types that have deferred messages
 ``{stream}:deferred:{group}:...``  stream  messages of one event type, until they are resumed
 ``{stream}:dlq:oldest:{group}``    string  `POSITION_TTL_MS`: where a group's oldest entries begin
@@ -114,9 +113,9 @@ def tick(queue: str, cron_job: str) -> str:
     return f"{queue}:cron:{cron_job}"
 
 
-def alive(source: str) -> str:
-    """Return the key under which workers of a stream or queue note that they reached Redis."""
-    return f"{source}:alive"
+def alive(queue: str) -> str:
+    """Return the key under which workers of ``queue`` note that they reached Redis."""
+    return f"{queue}:alive"
 
 
 def answer(queue: str, request: str) -> str:

@@ -33,6 +33,8 @@ class LeaseRenewer(Generic[L]):
     """Length of a lease in seconds."""
     availability: RedisAvailability
     monitors: Monitors
+    on_reached: Callable[[], None] = lambda: None
+    """Called when Redis has confirmed leases."""
 
     def __post_init__(self) -> None:
         self._period = self.lease_timeout * RENEW_SHARE
@@ -65,6 +67,7 @@ class LeaseRenewer(Generic[L]):
         except OUTAGE_ERRORS as exc:
             self.availability.record_failure(exc, f"renewing leases of {source}")
             return False
+        self.on_reached()
         self._lose(source, lost)
         self.monitors.on_leases(self.kind, "renewed", len(ids) - len(lost))
         return True

@@ -20,6 +20,7 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
+from ..leasing.outage_grace import OutageGrace
 from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
 from ..leasing.terms import IDLE_SHARE
@@ -92,7 +93,9 @@ class Consumer:
             held=self._held,
             settlement=self._settlement,
         )
+        grace = OutageGrace(config.lease_timeout)
         self._renewer = LeaseRenewer(
+            on_reached=grace.reached,
             held=self._held,
             queue=self._queue,
             renew=self._renew,
@@ -102,6 +105,7 @@ class Consumer:
             monitors=worker.monitors,
         )
         self._recoverer = Recoverer(
+            grace=grace,
             worker=worker,
             config=config,
             leases=self._leases.values(),

@@ -49,14 +49,16 @@ class Slot:
         """Whether nothing but `cancel_late` cancelled the handler."""
         return self.timed_out and self.task is not None and self.task.cancelling() == 1
 
-    def uncancel(self) -> bool:
-        """Take back all cancellations; false if there was none."""
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether anybody cancelled the handler or the slot."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    def uncancel(self) -> None:
+        """Take back all cancellations."""
         self.timed_out = False
-        if self.task is None or not self.task.cancelling():
-            return False
-        while self.task.uncancel():
-            pass
-        return True
+        while self.is_cancelled and self.task is not None:
+            self.task.uncancel()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -158,7 +160,7 @@ class HandlerPool:
         except OUTAGE_ERRORS as exc:
             logger.warning("%s is not settled (%s); it is redelivered", delivery, exc)
         except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and self._ending:
+            if isinstance(exc, asyncio.CancelledError | GeneratorExit) and self._ending:
                 raise
             # It must not end this worker, and then the next one.
             logger.exception("%s cannot be settled; it is redelivered after its lease", delivery)
@@ -194,7 +196,8 @@ class HandlerPool:
             return unwrap(exc)
         finally:
             slot.delivery = None
-            if not self._ending and slot.uncancel():
+            if slot.is_cancelled and not self._ending:
+                slot.uncancel()
                 await self._absorb_cancellation()
         return None
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ..broker import codec, keys
 from ..broker.scripts import Script
-from ..leasing.terms import GRACE_SHARE, IDLE_SHARE
+from ..leasing.terms import IDLE_SHARE
 from ..types import EntryId, RedisArg, RedisClient, StreamName
 from .entry import Delivery
 from .suspects import Expired, Note
@@ -22,7 +22,6 @@ NOTES_TTL_MS = 86_400_000
 RELEASED_IDLE_MS = 86_400_000
 """Idle time that a released entry is given, in milliseconds: longer than any lease."""
 
-_EXPIRED = Script.load(__name__, "expired")
 _RENEW = Script.load(__name__, "renew")
 _RECLAIM = Script.load(__name__, "reclaim")
 _START = Script.load(__name__, "start")
@@ -54,8 +53,7 @@ class StreamLeases:
 
     async def renew(self, entry_ids: Sequence[str]) -> list[str]:
         """Renew the leases of ``entry_ids``; return those that other consumers have reclaimed."""
-        args: list[RedisArg] = [self.group, self.consumer, self._grace_ms, *entry_ids]
-        lost = await _RENEW(self.redis, [self.stream, self._alive], args)
+        lost = await _RENEW(self.redis, [self.stream], [self.group, self.consumer, *entry_ids])
         return [codec.decode(entry_id) for entry_id in lost]
 
     async def restore(self, entry_ids: Sequence[str]) -> list[str]:
@@ -71,17 +69,25 @@ class StreamLeases:
     async def expired(self, max_deliveries: int) -> list[Expired]:
         """Return the oldest entries whose leases have ended, up to `MAX_EXPIRED`.
 
-        ``max_deliveries`` is the number of deliveries from which an entry is poison. After an
-        outage these are only the released ones, until the others could be renewed.
+        ``max_deliveries`` is the number of deliveries from which an entry is poison.
         """
-        reply = await _EXPIRED(
-            self.redis,
-            [self.stream, self._notes, self._alive],
-            [self.group, *self._idle_terms, MAX_EXPIRED],
-        )
+        rows = await self.redis.execute_command(
+            "XPENDING", self.stream, self.group, "IDLE", self.min_idle_ms, "-", "+", MAX_EXPIRED,
+            parse_detail=True,
+        )  # fmt: skip
+        if not rows:
+            return []
+        ids = [EntryId(codec.decode(row["message_id"])) for row in rows]
+        notes = await self.redis.execute_command("HMGET", self._notes, *ids)
         return [
-            Expired(EntryId(codec.decode(id_)), deliveries, max_deliveries, Note.parse(note))
-            for id_, deliveries, note in reply
+            Expired(
+                entry_id,
+                row["times_delivered"],
+                max_deliveries,
+                Note.parse(note),
+                is_released=row["time_since_delivered"] >= RELEASED_IDLE_MS,
+            )
+            for entry_id, row, note in zip(ids, rows, notes, strict=True)
         ]
 
     async def reclaim(self, entry_ids: Iterable[EntryId]) -> list[Delivery]:
@@ -92,8 +98,8 @@ class StreamLeases:
         """
         reply = await _RECLAIM(
             self.redis,
-            [self.stream, self._alive],
-            [self.group, self.consumer, *self._idle_terms, *entry_ids],
+            [self.stream],
+            [self.group, self.consumer, self.min_idle_ms, *entry_ids],
         )
         return [
             Delivery(
@@ -117,18 +123,6 @@ class StreamLeases:
         for entry_id, deliveries, note in starts:
             args += [entry_id, deliveries, str(note)]
         return bool(await _START(self.redis, [self.stream, self._notes], args))
-
-    @property
-    def _grace_ms(self) -> int:
-        return int(self.lease_timeout * GRACE_SHARE * 1000)
-
-    @property
-    def _idle_terms(self) -> tuple[int, int, int]:
-        return self.min_idle_ms, RELEASED_IDLE_MS, self._grace_ms
-
-    @property
-    def _alive(self) -> str:
-        return keys.alive(self.stream)
 
     @property
     def _notes(self) -> str:

@@ -9,6 +9,7 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
 from ..engine.retry_policy import DeadLetter
 from ..errors import PoisonError
 from ..leasing.held_leases import HeldLeases
+from ..leasing.outage_grace import OutageGrace
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..leasing.terms import SCAN_SHARE
 from ..process.service import WorkerContext
@@ -35,6 +36,7 @@ class Recoverer:
     held: HeldLeases[Delivery]
     queue: PrefetchQueue[Delivery]
     settlement: StreamSettlement
+    grace: OutageGrace
     create_groups: Callable[[], Awaitable[None]]
     """Create the streams and groups that are missing."""
 
@@ -62,6 +64,9 @@ class Recoverer:
     async def _recover(self, leases: StreamLeases) -> bool:
         """Reclaim and start what may start now, as there are slots and room; false if nothing."""
         expired = await leases.expired(self.config.max_deliveries)
+        self.grace.reached()
+        if not self.grace.is_over:
+            expired = [entry for entry in expired if entry.is_released]
         running = list(self._running().values())
         at_most = max(1, min(self.config.concurrency, self.queue.fitting()))
         chosen = startable(expired, running, at_most)

@@ -46,6 +46,8 @@ class Expired:
     """How often it was delivered; 0 if its consumer released it."""
     max_deliveries: int
     note: Note = Note()
+    is_released: bool = False
+    """Its consumer released it: no outage concerns it."""
 
     @property
     def is_poison(self) -> bool:

@@ -1,24 +1,18 @@
 -- Reclaims entries whose leases have ended, without counting a delivery; one step, so that an entry
--- whose lease was renewed in between, or may be after an outage, stays with its consumer.
+-- whose lease was renewed in between, stays with its consumer.
 --
 -- KEYS[1] stream
--- KEYS[2] key under which workers note that they reach Redis
 -- ARGV[1] group
 -- ARGV[2] consumer
 -- ARGV[3] idle time from which a lease has ended, in ms
--- ARGV[4] idle time of released entries, which no outage concerns, in ms
--- ARGV[5] how long leases may be renewed after an outage, in ms
--- ARGV[6..] entry ids
+-- ARGV[4..] entry ids
 -- Returns for each entry that was reclaimed {id, number of deliveries so far, list of names and
 -- values of its fields, or false if the entry was deleted, which is acknowledged}.
 
--- #include min_idle
+local stream, group, consumer, idle_ms = KEYS[1], unpack(ARGV, 1, 3)
 
-local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-
-local idle_ms = min_idle(KEYS[2], ARGV[3], ARGV[4], ARGV[5])
 local reclaimed = {}
-for i = 6, #ARGV do
+for i = 4, #ARGV do
   local id = ARGV[i]
   local row = redis.call('XPENDING', stream, group, 'IDLE', idle_ms, id, id, 1)[1]
   if row then

@@ -2,25 +2,19 @@
 -- consumer reclaims in between is not taken back from it.
 --
 -- KEYS[1] stream
--- KEYS[2] key under which workers note that they reach Redis
 -- ARGV[1] group
 -- ARGV[2] consumer
--- ARGV[3] how long leases may be renewed after an outage, in ms
--- ARGV[4..] entry ids
+-- ARGV[3..] entry ids
 -- Returns a list of the ids that the consumer no longer owns, in the order of the arguments.
-
--- #include now
--- #include grace
 
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
-grace_end(KEYS[2], now_ms(), tonumber(ARGV[3]))
 local mine = {}
 for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', 1000000, consumer)) do
   mine[row[1]] = true
 end
 local keep, lost = {}, {}
-for i = 4, #ARGV do
+for i = 3, #ARGV do
   local list = mine[ARGV[i]] and keep or lost
   list[#list + 1] = ARGV[i]
 end
