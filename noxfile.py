@@ -281,6 +281,28 @@ def check_pages(worker: Container) -> None:
             worker.session.error(f"/{page} does not answer {content!r}")
 
 
+@nox.session(default=False)
+@nox.parametrize("versions", ["lowest", "redis-6", "redis-7", "redis-8"])
+def dependencies(session: nox.Session, versions: str) -> None:
+    """Test a project with the lowest versions that it allows, and with newer ones of redis-py."""
+    session.install("copier>=9.11,<10", "uv>=0.9")
+    own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
+    with tempfile.TemporaryDirectory() as folder:
+        project = render(session, folder, EVERYTHING)
+        sync = ["uv", "sync", "--quiet"]
+        if versions == "lowest":
+            sync.append("--resolution=lowest-direct")
+        else:
+            major = int(versions.removeprefix("redis-"))
+            wanted = f"redis[hiredis]>={major},<{major + 1}"
+            with (project / "pyproject.toml").open("a") as file:
+                file.write(f'\n[tool.uv]\noverride-dependencies = ["{wanted}"]\n')
+        with session.chdir(project):
+            session.run(*sync, env=own)
+            session.run("uv", "pip", "list", "--quiet", env=own)
+            session.run("uv", "run", "--no-sync", "pytest", *session.posargs, env=own)
+
+
 @nox.session(python=False)
 def manifest(session: nox.Session) -> None:
     """Write the manifest of the base anew; to be done after each change of the base."""

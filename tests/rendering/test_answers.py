@@ -96,7 +96,7 @@ TITLES = {
     "Order Worker": "order_worker",
     "Zoë's Wörker & Söhne: 100 % ok!": "zoe_s_woerker_soehne_100_ok",
     "Zoe\u0308 Wo\u0308rker": "zoe_woerker",
-    "Łódź - Ñandú": "lodz_nandu",
+    "Łódź, Ñandú": "lodz_nandu",
     "GROẞ": "gross",
     "İstanbul": "istanbul",
     "Ö" * 40: "oe" * 20,

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from arq.connections import ArqRedis
 from pydantic import SecretStr
 from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, WorkerConfig, task
 from workerbase.jobs import LeasedJobs
@@ -135,6 +137,13 @@ async def test_configuration_and_lifespan_are_those_of_the_worker(
     assert state == ["entered with mine", "left"]
     assert not (tmp_path / "healthy").exists()
     await kit.__aenter__()
+
+
+async def test_it_speaks_the_protocol_of_the_worker_whatever_redis_py_prefers(
+    kit: WorkerKit,
+) -> None:
+    client = cast("ArqRedis", kit.redis)
+    assert client.connection_pool.connection_kwargs["protocol"] == 2
 
 
 async def test_two_kits_share_nothing(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class WorkerKit:
             kept = self.settings.config.model_copy(update={"keep_result": RESULT_TTL_S})
             self.settings = replace(self.settings, config=kept)
         config = self.config = self.settings.config
-        self._pool = cast("Any", FakeAsyncRedis()).connection_pool
+        self._pool = cast("Any", FakeAsyncRedis(protocol=2)).connection_pool  # as `connect`
         self._client = self._open_client()
         self.redis: RedisClient = cast("RedisClient", self._client)
         """A client of the worker's Redis."""
