@@ -36,7 +36,7 @@ async def on_order_placed(event: OrderPlaced, ctx: EventContext) -> None:
         raise ValueError(msg)
 
 
-@task(max_retries=1)
+@task(max_retries=2)
 async def bill(ctx: Ctx, order_id: int, *, api_token: str = "") -> str:
     """Send the bill."""
     if order_id < 0:

@@ -51,6 +51,17 @@ class Sample:
     memory_limit: int
 
     @property
+    def alive(self) -> list[WorkerRecord]:
+        """Workers that describe themselves and are not silent."""
+        return [worker for worker in self.workers if not worker.is_silent(self.at)]
+
+    @property
+    def silent(self) -> list[WorkerRecord]:
+        """Workers that have stopped to write without taking their leave, the last first."""
+        found = [worker for worker in self.workers if worker.is_silent(self.at)]
+        return sorted(found, key=lambda worker: -worker.at)
+
+    @property
     def at(self) -> float:
         """Unix time, in seconds."""
         return self.overview.at

@@ -9,11 +9,14 @@ from starlette.routing import Route
 
 from ..charts import Chart, chart
 from ..overview import InFlight
-from ..records import Point
+from ..records import Point, WorkerRecord
 from ..sampler import Sample
 from ..site import site_of
 
 MAX_LISTED = 8
+MAX_ITEMS = 50
+SLOW = 2
+"""A worker whose mean duration is this multiple of the median is slow."""
 
 
 def charts_of(sample: Sample) -> dict[str, Chart]:
@@ -27,8 +30,8 @@ def charts_of(sample: Sample) -> dict[str, Chart]:
         return [None if value is None else value / scale for value in found]
 
     return {
-        "handled": chart("Handled a minute", series(lambda point: point.handled)),
-        "failed": chart("Failed attempts a minute", series(lambda point: point.failed)),
+        "handled": chart("Handled / min", series(lambda point: point.handled)),
+        "failed": chart("Failed / min", series(lambda point: point.failed)),
         "waiting": chart("Waiting", sampled("waiting")),
         "oldest": chart("Oldest age", sampled("oldest_ms", 1000)),
         "duration": chart("Mean duration", series(lambda point: point.mean_s)),
@@ -49,8 +52,8 @@ def overview_values(sample: Sample) -> dict[str, Any]:
         "oldest": max(ages, default=None),
         "groups": sorted(groups, key=lambda item: -item[1].count)[:MAX_LISTED],
         "running": running(sample)[:MAX_LISTED],
-        "silent": [worker for worker in sample.workers if worker.is_silent(sample.at)],
-        "open_breakers": [worker for worker in sample.workers if worker.breaker_open],
+        "silent": sample.silent,
+        "open_breakers": [worker for worker in sample.alive if worker.breaker_open],
     }
 
 
@@ -63,9 +66,8 @@ def running(sample: Sample) -> list[InFlight]:
     """Return what has been in work longest: as workers say, else as Redis has it."""
     found = {
         item.id: InFlight(item.name, item.id, worker.name, sample.at - item.since, item.attempt)
-        for worker in sample.workers
+        for worker in sample.alive
         for item in worker.running
-        if not worker.is_silent(sample.at)
     }
     for item in sample.overview.in_flight:
         if item.worker not in {worker.name for worker in sample.workers}:
@@ -76,13 +78,22 @@ def running(sample: Sample) -> list[InFlight]:
 def workers_values(sample: Sample) -> dict[str, Any]:
     """Return what the page of workers shows."""
     known = {worker.name for worker in sample.workers}
-    others = [worker for worker in sample.overview.workers if worker.name not in known]
-    means = sorted(worker.mean_s for worker in sample.workers if worker.mean_s is not None)
+    items = [(worker, item) for worker in sample.alive for item in worker.running]
     return {
-        "workers": sample.workers,
-        "others": others,
-        "median": means[len(means) // 2] if means else None,
+        "workers": sample.alive,
+        "slow": _slow(sample),
+        "items": sorted(items, key=lambda pair: pair[1].since)[:MAX_ITEMS],
+        "in_work": sum(worker.in_work for worker in sample.alive),
+        "silent": sample.silent,
+        "others": [worker for worker in sample.overview.workers if worker.name not in known],
     }
+
+
+def _slow(sample: Sample) -> list[WorkerRecord]:
+    """Return the workers whose runs take more than twice as long as those of most others."""
+    means = sorted(worker.mean_s for worker in sample.alive if worker.mean_s is not None)
+    limit = SLOW * means[(len(means) - 1) // 2] if len(means) > 1 else float("inf")
+    return [worker for worker in sample.alive if (worker.mean_s or 0) > limit]
 
 
 LIVE: dict[str, tuple[str, Callable[[Sample], dict[str, Any]]]] = {
