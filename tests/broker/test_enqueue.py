@@ -38,6 +38,11 @@ def plain(client: QueueClient) -> ArqRedis:
     )
 
 
+def to_five(seconds: float) -> int:
+    """Round to five seconds: Redis reads its clock a little later than a client."""
+    return round(seconds / 5) * 5
+
+
 async def stored(client: QueueClient, job: Job, queue: str) -> dict[str, Any]:
     """What Redis holds of a job, without its id and the moment at which it was enqueued."""
     body = codec.loads(await client.get(f"arq:job:{job.job_id}"))
@@ -47,8 +52,8 @@ async def stored(client: QueueClient, job: Job, queue: str) -> dict[str, Any]:
     assert score is not None
     return {
         "body": body,
-        "waits_s": round((score - enqueued) / 1000, 1),
-        "expires_s": round(await client.pttl(f"arq:job:{job.job_id}") / 1000),
+        "waits_s": to_five((score - enqueued) / 1000),
+        "expires_s": to_five(await client.pttl(f"arq:job:{job.job_id}") / 1000),
     }
 
 

@@ -47,8 +47,8 @@ async def as_stored(redis: ArqRedis, job_id: str, queue: str) -> dict[str, Any]:
     return {
         "keys": body.keys() if isinstance(body, dict) else sorted(codec.loads(body)),
         "call": (job.function, list(job.args), job.kwargs, job.job_try),
-        "waits_s": round((score - enqueued_ms) / 1000, 1),
-        "expires_s": round(await redis.pttl(f"arq:job:{job_id}") / 1000),
+        "waits_5_s": round((score - enqueued_ms) / 5_000),
+        "expires_5_s": round(await redis.pttl(f"arq:job:{job_id}") / 5_000),
     }
 
 

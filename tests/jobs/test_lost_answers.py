@@ -134,7 +134,8 @@ async def test_a_batch_is_answered_as_before_also_for_what_was_lost(
         await redis.enqueue_job("any", _job_id=name)
     await queue.claim(9, 9)
     await redis.set(in_progress_key_prefix + "b", "another 1")
-    assert await queue.finish([queue.ended(name, b"r", 9_999) for name in "abc"]) == ["b"]
+    assert await queue.finish([queue.ended("a", b"r", 9_999)]) == []
+    assert await queue.finish([queue.ended(name, b"r", 9_999) for name in "bc"]) == ["b"]
     assert await redis.zrange(QUEUE, 0, -1) == [b"b"]
 
 
