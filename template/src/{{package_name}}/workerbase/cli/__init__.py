@@ -7,6 +7,7 @@ entry points of the project, in the group ``{package}.commands``.
 """
 
 import importlib.util
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
@@ -62,6 +63,10 @@ def make_cli(settings: str) -> click.Group:
     @click.pass_context
     def main(ctx: click.Context) -> None:
         """Run and operate this worker."""
+        reconfigure = getattr(sys.stdout, "reconfigure", None)
+        if reconfigure is not None:
+            # What the terminal's encoding lacks is shown escaped, and ends no command.
+            reconfigure(errors="backslashreplace")
         ctx.obj = App(settings)
 
     for command in (run, enqueue, health, status, dlq):

@@ -45,7 +45,8 @@ def plain_table(title: str) -> Table:
 
 def print_json(data: object) -> None:
     """Write one JSON document to standard output."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
+    ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
+    text = json.dumps(data, indent=2, ensure_ascii=ascii_only)
     click.echo(re.sub(f"[{OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
