@@ -146,6 +146,14 @@ def features(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def kill_points(session: nox.Session) -> None:
+    """Kill a worker, or take an answer from it, at every command of every path; not at some."""
+    install(session, "test")
+    parallel = ("--numprocesses=auto", "--maxprocesses=4", "--dist=load")
+    session.run("pytest", *parallel, "tests/faults", *session.posargs, env={"ALL_KILL_POINTS": "1"})
+
+
+@nox.session(default=False)
 def mutants(session: nox.Session) -> None:
     """Break the base on purpose, and see that a test notices: ``nox -s mutants -- -k claim``."""
     install(session, "test")

@@ -274,6 +274,29 @@ def test_a_payload_cannot_control_the_terminal_of_the_reader(
         assert json.loads(shown)[0]["data"] == hostile
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["latin-1", "ASCII"],
+)
+def test_a_terminal_that_is_not_utf_8_shows_what_it_lacks_escaped(
+    project: Project, env: dict[str, str]
+) -> None:
+    project.redis.xadd(
+        "orders:dlq", {"type": "order", "data": "\U0001f600", "_error": "\U0001f600"}
+    )
+    for command in (("dlq", "ls"), ("dlq", "show"), ("dlq", "show", "--json")):
+        done = project.run(*command, **env)
+        assert done.returncode == 0, done.stderr
+        if "--json" in command:
+            assert json.loads(done.stdout)[0]["data"] == "\U0001f600"
+        else:
+            assert r"\U0001f600" in done.stdout
+
+
 def test_what_is_not_a_job_is_not_sent_to_the_queue(project: Project) -> None:
     project.redis.xadd("arq:queue:dlq", {"a": "b"})
     assert answer(project, "replay", "--yes", "--stream", "arq:queue")["unreadable"] == 1

@@ -57,7 +57,7 @@ def escape_what_does_not_fit() -> None:
 
 def print_json(data: object) -> None:
     """Write one JSON document to standard output, with escapes where it cannot hold a character."""
-    is_unicode = sys.stdout.encoding.lower().startswith("utf")
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(data, indent=2, ensure_ascii=not is_unicode)
     click.echo(re.sub(f"[{OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
