@@ -152,8 +152,8 @@ class Sampler(Collector):
         )
         bound = GaugeMetricFamily(
             "worker_dlq_max_entries",
-            "Bound of each dead-letter queue, beyond which its oldest entries are dropped.",
-            self._settings.config.dlq_max_entries,
+            "Bound of a dead-letter queue, beyond which its oldest entries are dropped.",
+            labels=["source"],
         )
         newest = GaugeMetricFamily(
             "worker_dlq_newest_entries",
@@ -163,6 +163,7 @@ class Sampler(Collector):
         for dead in self._dead:
             source = dead.source
             depth.add_metric([source], dead.total)
+            bound.add_metric([source], self._settings.config.dlq_max_entries)
             for group in dead.groups[:MAX_FINGERPRINTS]:
                 newest.add_metric((source, group.fingerprint, _error_class(group)), group.count)
             if rest := sum(group.count for group in dead.groups[MAX_FINGERPRINTS:]):
