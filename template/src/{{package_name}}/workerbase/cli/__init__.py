@@ -7,7 +7,6 @@ entry points of the project, in the group ``{package}.commands``.
 """
 
 import importlib.util
-import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
