@@ -170,7 +170,10 @@ def settings_for(config: Config, cron_second: int) -> type[BaseArqWorkerSettings
         config = own
         functions = (func(job, name="job"),)
         services = (Streams(router), LeasedJobs())
-        cron_jobs = (cron(tick, name="tick", second=cron_second),) if cron_second >= 0 else ()
+        # arq makes a single attempt of a tick by default.
+        cron_jobs = (
+            (cron(tick, name="tick", second=cron_second, max_tries=3),) if cron_second >= 0 else ()
+        )
 
     return Settings
 
