@@ -1,5 +1,6 @@
 """Consumer groups are created once, and nothing else is done to the stream."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -59,17 +60,15 @@ async def handle(event: Work, ctx: EventContext) -> None:
     """Do nothing."""
 
 
-class Reader(BaseArqWorkerSettings):
-    """A worker that reads one stream."""
-
-    config = Config.load()
-    services = (Streams(router),)
-
-
 @pytest.fixture
 def command(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run `groups` of `Reader`."""
-    monkeypatch.setattr(Reader, "config", Config.model_validate({"redis_dsn": server.dsn}))
+    """Run `groups` of a worker that reads one stream."""
+    members = {
+        "config": Config.model_validate({"redis_dsn": server.dsn}),
+        "services": (Streams(router),),
+    }
+    reader = type("Reader", (BaseArqWorkerSettings,), members)
+    monkeypatch.setattr(sys.modules[__name__], "Reader", reader, raising=False)
     main = make_cli(f"{__name__}:Reader")
     main.add_command(groups)
     return lambda *args, **more: CliRunner().invoke(main, ["groups", *args], **more)

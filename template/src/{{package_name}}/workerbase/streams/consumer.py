@@ -29,7 +29,7 @@ from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
 from .config import StreamsConfig
 from .deferral import Resumer
-from .entry import Delivery
+from .entry import Delivery, mean_size
 from .groups import ensure_group
 from .handler_pool import HandlerPool
 from .janitor import Janitor
@@ -308,8 +308,9 @@ class Consumer:
         for name, entries in reply or ():
             stream = name.decode()
             held = self._held.by_source[stream]
+            size = mean_size([fields for _, fields in entries])
             for entry_id, fields in entries:
-                delivery = Delivery(stream, EntryId(entry_id.decode()), fields)
+                delivery = Delivery(stream, EntryId(entry_id.decode()), fields, size)
                 held[delivery.entry_id] = delivery
                 deliveries.append(delivery)
             if entries:

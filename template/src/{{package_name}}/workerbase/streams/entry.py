@@ -1,6 +1,8 @@
 """A stream entry as the consumer works with it: its delivery, and its header."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from ..engine.failure_record import MAX_DIGITS
 from ..monitor import Work
@@ -20,6 +22,8 @@ class Delivery:
     entry_id: EntryId
     fields: list[bytes]
     """Names and values in turn, as Redis sends them."""
+    size: int = 0
+    """Size of the fields in bytes; of entries that were read together, the mean."""
     deliveries: int = 1
     """How often Redis has delivered the entry, this time included."""
     deleted: bool = False
@@ -30,11 +34,6 @@ class Delivery:
     """Its outcome is being written: Redis may have it and not have said so yet."""
     counted: bool = True
     """Redis counts this delivery; not yet if the entry was reclaimed and has not started."""
-    size: int = 0
-    """Size of the fields, in bytes."""
-
-    def __post_init__(self) -> None:
-        self.size = sum(map(len, self.fields))
 
     @property
     def lease_id(self) -> EntryId:
@@ -110,6 +109,11 @@ class EntryHeader:
     def name(self) -> str:
         """The event type as text."""
         return (self.event_type or b"?").decode(errors="replace")
+
+
+def mean_size(entries: Sequence[Sequence[bytes]]) -> int:
+    """Return the mean size of entries in bytes, given their fields."""
+    return sum(map(len, chain.from_iterable(entries))) // max(len(entries), 1)
 
 
 def key_of(delivery: Delivery, header: EntryHeader) -> EventKey:

@@ -140,7 +140,7 @@ class HandlerPool:
         header = EntryHeader.from_delivery(delivery)
         trial = False
         try:
-            if self._concerns_others(delivery, header):
+            if (header.group or self._ignored) and self._concerns_others(delivery, header):
                 self.settlement.skip(delivery)
                 return
             if self.breakers.open and not header.final:
@@ -175,7 +175,7 @@ class HandlerPool:
         """Whether a message is that of another consumer group, or of a type to be ignored."""
         if header.group and header.group != self._group:
             return True
-        return bool(self._ignored) and key_of(delivery, header) in self._ignored
+        return key_of(delivery, header) in self._ignored
 
     async def _attempt(
         self, slot: Slot, delivery: Delivery, header: EntryHeader

@@ -12,7 +12,7 @@ from ..broker import codec, keys
 from ..broker.scripts import Script
 from ..leasing.terms import IDLE_SHARE
 from ..types import EntryId, RedisArg, RedisClient, StreamName
-from .entry import Delivery
+from .entry import Delivery, mean_size
 from .suspects import Expired, Note
 
 MAX_EXPIRED = 1000
@@ -106,6 +106,7 @@ class StreamLeases:
                 self.stream,
                 EntryId(codec.decode(entry_id)),
                 fields or [],
+                mean_size([fields or []]),
                 deliveries,
                 deleted=fields is None,
                 counted=False,

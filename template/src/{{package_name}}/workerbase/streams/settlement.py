@@ -214,5 +214,4 @@ class StreamSettlement:
             by_stream[delivery.source].append(delivery.entry_id)
         for stream, ids in by_stream.items():
             await self._redis.execute_command("XACK", stream, self.group, *ids)
-        for delivery in handled:
-            self.held.forget(delivery)
+        self.held.forget_all(handled)
