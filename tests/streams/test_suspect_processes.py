@@ -148,7 +148,7 @@ async def test_stops_do_not_keep_a_killer_from_its_end(
         await send(redis, number, seconds=60)
         async with Process(server, tmp_path / "w", drain_timeout=0.5) as worker:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(4):
+                async with asyncio.timeout(12):
                     await until(lambda: ended_or_poisoned(redis, worker))
             if worker.alive:
                 worker.send(signal.SIGTERM)
