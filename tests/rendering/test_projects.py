@@ -40,16 +40,20 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check"),
 }
 
-# Each pair of answers runs on the oldest Python that it promises, the defaults on every one.
-RUNS = [(str(row["python_version"]), answers_of(row)) for row in pairwise()]
+# `nox -s features` sets ALL_SUITES: each pair of answers then runs its whole suite on the oldest
+# Python that it promises, and so does each combination of features. Otherwise the defaults do, on
+# every Python, and each feature alone; the features of each pair pass what is fast.
+ALL_SUITES = "ALL_SUITES" in os.environ
+PAIRS = list(pairwise())
+RUNS = [
+    (str(row["python_version"]), answers_of(row)) for row in (PAIRS if ALL_SUITES else PAIRS[:1])
+]
 DEFAULTS = RUNS[0][1]
 RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13", "3.14")]
-
-# And each set of features, with the defaults; the other combinations are checked without the tests
-# on real servers, unless ALL_SUITES is set.
-SUITES = list(feature_sets()) if "ALL_SUITES" in os.environ else list(FEATURE_SETS.values())[1:]
+SUITES = list(feature_sets()) if ALL_SUITES else list(FEATURE_SETS.values())[1:]
 RUNS += [("3.11", {"features": list(features)}) for features in SUITES]
-CHEAP = [features for features in feature_sets() if features not in FEATURE_SETS.values()]
+OF_PAIRS = dict.fromkeys(tuple(f for f in FEATURES if row[f]) for row in PAIRS)
+CHEAP = [features for features in OF_PAIRS if features not in FEATURE_SETS.values()]
 
 STRANGE_FOLDERS = {"3.12": "Zoë's Wörker (new)"}
 """Where the projects of this Python lie, as homes on Windows and macOS may be called."""
