@@ -32,6 +32,7 @@ def test_status_shows_where_messages_and_jobs_are(project: Project) -> None:
         "later": 1,
         "dead_letters": 0,
         "missing": "",
+        "other_groups": [],
         "alive": False,
     }
     assert found["worker_alive"] is True  # its group was read just now
@@ -43,18 +44,21 @@ def test_status_shows_where_messages_and_jobs_are(project: Project) -> None:
         "length": 5,
         "waiting": 3,
         "in_work": 2,
+        "later": 0,
+        "longest_idle_s": 0.0,
         "delivered": 2,
         "consumers": 1,
         "dead_letters": 1,
         "parked": 1200,
         "missing": "",
+        "other_groups": [],
         "alive": True,
     }
     table = project.run("status", COLUMNS="80").stdout
     assert all(len(line) <= 80 for line in table.splitlines())
     row = next(line.split() for line in table.splitlines() if line.startswith("orders"))
     assert row[:4] == ["orders", "5", "3", "2"]
-    assert row[5:] == ["1", "1,200", "1"]
+    assert row[6:] == ["1", "1,200", "1"]
     assert "consumers" in table
 
 

@@ -103,7 +103,7 @@ async def test_a_message_that_is_to_be_retried_is_found_in_the_job_that_puts_it_
     config: Config, settings: ResolvedSettings
 ) -> None:
     async with client_of(config) as client:
-        job_id = keys.requeue_job_id("orders", "17-1")
+        job_id = keys.requeue_job_id("orders", "workers", "17-1")
         payload = {"type": "order.placed", "data": '{"order_id":4711}', "_id": "m-1"}
         await client.enqueue_job(
             "requeue_to_stream", "orders", payload, _job_id=job_id, _defer_by=60

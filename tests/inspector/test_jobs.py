@@ -158,7 +158,7 @@ async def test_a_running_job_of_plain_arq_is_cancelled_too(
 async def test_a_job_that_puts_a_message_back_is_not_cancelled(
     client: QueueClient, config: Config
 ) -> None:
-    job_id = keys.requeue_job_id("orders", "1-1")
+    job_id = keys.requeue_job_id("orders", "workers", "1-1")
     await client.enqueue_job("requeue_to_stream", "orders", {}, _job_id=job_id, _defer_by=HOUR_S)
 
     assert await jobs_of(client, config).cancel(job_id) == "message"

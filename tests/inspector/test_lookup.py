@@ -54,7 +54,15 @@ async def found(redis: RedisClient, **criteria: object) -> list[str]:
 
 async def test_every_id_of_a_message_finds_it(client: RedisClient) -> None:
     entry_id = await add_message(client)
-    ids = ("m1", entry_id, "1-0", "2-0", "3-0", keys.requeue_job_id("orders", "2-0"), TRACE)
+    ids = (
+        "m1",
+        entry_id,
+        "1-0",
+        "2-0",
+        "3-0",
+        keys.requeue_job_id("orders", "workers", "2-0"),
+        TRACE,
+    )
     for name in ids:
         assert await found(client, ids=frozenset({name})) == ["m1"], name
 

@@ -60,7 +60,10 @@ async def test_every_query_names_metrics_and_labels_that_a_worker_exports(
     # And each metric of ours is used.
     families = {family.name for family in scraped.families if family.name.startswith("worker_")}
     text = " ".join(queries(projects["steady"]).values())
-    assert {name for name in families if name not in text} == {"worker_stream_consumers"}
+    assert {name for name in families if name not in text} == {
+        "worker_stream_consumers",
+        "worker_stream_other_group_oldest_seconds",
+    }
     # Without streams there is nothing about them.
     jobs_only = " ".join(queries(projects["jobs"]).values())
     assert "worker_stream" not in jobs_only

@@ -118,7 +118,7 @@ async def test_an_open_breaker_is_shown(client: RedisClient, server: Server, sta
 
     scraped = worker.scrape_until(lambda s: s.value("worker_breaker_open") == 1, "it opens")
 
-    assert scraped.attempts("message", "held") >= 1
+    assert scraped.attempts("message", "deferred") >= 1
 
 
 async def test_leases_are_renewed_and_reclaimed(

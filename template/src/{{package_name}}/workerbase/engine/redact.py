@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
@@ -51,7 +52,7 @@ def argument(value: object) -> object:
     if isinstance(value, BaseModel):
         return f"{type(value).__name__}({HIDDEN})"
     if isinstance(value, Mapping | list | tuple | set | frozenset):
-        return _value(cast("object", value), (), 0)
+        return _value(cast("object", value), (), 0, MAX_LOGGED)
     return value
 
 
@@ -73,40 +74,41 @@ def payload(value: str) -> str:
         data: object = json.loads(value)
     except (ValueError, RecursionError):
         return text(value)
-    hidden = _value(data, PAYLOAD_KEYS, 0)
+    hidden = _value(data, PAYLOAD_KEYS, 0, sys.maxsize)
     return value if hidden == data else json.dumps(hidden, ensure_ascii=False)
 
 
-def fields(values: Mapping[str, Any], shown: Collection[str] = ()) -> dict[str, Any]:
+def fields(
+    values: Mapping[str, Any], shown: Collection[str] = (), limit: int = MAX_LOGGED
+) -> dict[str, Any]:
     """Hide values under the name of a secret or of a payload, at any depth.
 
     Args:
         values: the fields by name.
         shown: names that are harmless here, in lower case.
+        limit: maximum number of characters of one text.
     """
-    return {name: _field(name, value, shown, 0) for name, value in values.items()}
+    return {name: _field(name, value, shown, 0, limit) for name, value in values.items()}
 
 
-def _field(name: object, value: object, shown: Collection[str], depth: int) -> object:
+def _field(name: object, value: object, shown: Collection[str], depth: int, limit: int) -> object:
     lower = str(name).lower()
     secret = lower in PAYLOAD_KEYS or _SECRET_KEY.search(lower)
     if secret and lower not in shown and value is not None and not isinstance(value, bool):
         return HIDDEN
-    return _value(value, shown, depth)
+    return _value(value, shown, depth, limit)
 
 
-def _value(value: object, shown: Collection[str], depth: int) -> object:
+def _value(value: object, shown: Collection[str], depth: int, limit: int) -> object:
     if isinstance(value, str):
-        return text(bounded(value, MAX_LOGGED))
+        return text(bounded(value, limit))
     if value is None or isinstance(value, int | float):
         return value
     if depth == _MAX_DEPTH or isinstance(value, _OPAQUE):
         return HIDDEN
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
-        return {str(name): _field(name, item, shown, depth + 1) for name, item in items}
+        return {str(name): _field(name, item, shown, depth + 1, limit) for name, item in items}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_value(item, shown, depth + 1) for item in cast("Collection[object]", value)]
-    return (
-        argument(value) if isinstance(value, BaseModel) else text(bounded(repr(value), MAX_LOGGED))
-    )
+        return [_value(item, shown, depth + 1, limit) for item in cast("Collection[object]", value)]
+    return argument(value) if isinstance(value, BaseModel) else text(bounded(repr(value), limit))

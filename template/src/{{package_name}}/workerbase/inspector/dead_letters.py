@@ -6,6 +6,7 @@ neither loses a message nor sends it twice.
 """
 
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -132,7 +133,7 @@ class DeadLetterEntry:
             "traceback": self.payload.get(failure_record.TRACEBACK, ""),
         }
         data = redact.payload(self.payload.get(DATA, ""))
-        return {**redact.fields(shown, redact.PAYLOAD_KEYS), "data": data}
+        return {**redact.fields(shown, redact.PAYLOAD_KEYS, sys.maxsize), "data": data}
 
 
 @dataclass(frozen=True, slots=True)

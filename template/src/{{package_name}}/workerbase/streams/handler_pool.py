@@ -93,7 +93,9 @@ class HandlerPool:
     def note(self) -> str:
         """Report an open breaker, without the text of the error, which only the log shows."""
         names = ", ".join(f"{kind.decode()} on {stream}" for stream, kind in self.breakers.open)
-        note = f"the breaker is open: all fail of {names}, the last with {self._last_error}"
+        note = (
+            f"the breaker is open: all messages of {names} fail, the last with {self._last_error}"
+        )
         return note if names else ""
 
     @property
