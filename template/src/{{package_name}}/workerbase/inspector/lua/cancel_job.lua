@@ -13,18 +13,19 @@
 -- #include keys
 
 local queue = KEYS[1]
-local id, result, result_ttl_ms, now = unpack(ARGV)
+local id, result, keep_ms, now = unpack(ARGV)
+local requests = abort_key(queue)
 
 if not redis.call('ZSCORE', queue, id) then return 'gone' end
 if redis.call('EXISTS', in_progress_key(queue, id)) == 1 then
   if now == '' then return 'running' end
-  redis.call('ZADD', abort_key(queue), now, id)
+  redis.call('ZADD', requests, now, id)
   return 'requested'
 end
-if result_ttl_ms ~= '' then
-  redis.call('SET', result_key(queue, id), result, 'PX', result_ttl_ms)
+if keep_ms ~= '' then
+  redis.call('SET', result_key(queue, id), result, 'PX', keep_ms)
 end
-redis.call('ZREM', queue, id)
-redis.call('ZREM', abort_key(queue), id)
 redis.call('DEL', job_key(queue, id), retry_key(queue, id))
+redis.call('ZREM', requests, id)
+redis.call('ZREM', queue, id)
 return 'cancelled'

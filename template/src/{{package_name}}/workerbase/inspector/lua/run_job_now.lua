@@ -4,7 +4,8 @@
 -- KEYS[1] queue
 -- ARGV[1] job id
 -- ARGV[2] current time, in ms since the epoch
--- Returns 'queued', 'due' if it was due already, 'running', and 'gone' if no such job waits or runs.
+-- Returns 'queued', 'due' if it was due already, 'running', and 'gone' if no such job waits or
+-- runs.
 
 -- #include keys
 -- #include schedule_job
