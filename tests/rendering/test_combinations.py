@@ -173,8 +173,8 @@ def test_every_combination_of_features_is_rendered(
 
 WORDS = {
     "streams": r"[Ss]tream(?!lit)|event_|\b[Ee]vents?\b(?! loop)|handler|consumer|publish|parked",
-    "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|status --watch|starlette|uvicorn|jinja2|watchfiles"
-    r"|:workers\b|:history:",
+    "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|status --watch|starlette|uvicorn|jinja2"
+    r"|watchfiles|:workers\b|:history:",
     "devtools": r"devtools|\bdemo\b|\bchaos\b",
     "leased_jobs": r"LeasedJobs|[Ll]eased\b|workerbase.jobs",
     "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",
