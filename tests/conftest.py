@@ -152,5 +152,5 @@ def in_process(
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "tinyworker.worker", raising=False)
     main = make_cli("tinyworker.worker:WorkerSettings")
-    yield lambda *arguments: CliRunner().invoke(main, arguments)
+    yield lambda *arguments, **options: CliRunner().invoke(main, arguments, **options)
     sys.modules.pop("tinyworker.worker", None)

@@ -16,6 +16,7 @@ from workerbase.streams import (
     EventContext,
     EventPublisher,
     EventRouter,
+    Stream,
     Streams,
     StreamsConfig,
 )
@@ -28,7 +29,7 @@ class Config(StreamsConfig, LeasedJobsConfig):
 
 
 config = Config(redis_dsn=SecretStr(REDIS), concurrency=CONCURRENCY)
-router = EventRouter()
+router = EventRouter(Stream(NAME, start="beginning", own=True))
 publisher = EventPublisher(config)
 
 

@@ -21,12 +21,12 @@ PROJECTS = {"arq": JOBS_OF_ARQ, "leased": JOBS_OF_LEASES, "no-streams": ()}
 """Features of projects whose users differ: arq's worker or leases, with streams or without."""
 
 
-def rendered(features: Collection[str], stream: str = "orders") -> str:
+def rendered(features: Collection[str], stream: str = "orders", queue: str = "arq:queue") -> str:
     """Return the file of a project with these features."""
     template = jinja2.Template(
         TEMPLATE.read_text("utf-8"), keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    return template.render(features=features, stream_name=stream)
+    return template.render(features=features, stream_name=stream, queue_name=queue)
 
 
 def deployed(folder: Path, text: str) -> Path:

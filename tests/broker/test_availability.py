@@ -188,3 +188,41 @@ def test_monitors_receive_every_failure() -> None:
     availability.record_failure(error, "reading")
     availability.record_failure(error, "reading")
     assert received == [error, error]
+
+
+async def test_a_stop_waits_a_second_in_all_for_a_redis_that_does_not_answer() -> None:
+    clock = Clock()
+    availability = RedisAvailability(clock)
+    assert availability.parting().when() is None
+    availability.record_failure(RedisConnectionError("gone"), "reading")
+    loop = asyncio.get_running_loop()
+
+    async def left() -> float:
+        async with availability.parting() as limit:
+            return (limit.when() or 0.0) - loop.time()
+
+    assert 0.9 < await left() <= module.PARTING_S
+    clock.now += 0.75
+    assert await left() <= 0.25
+    clock.now += 5.0
+    with pytest.raises(TimeoutError):
+        async with availability.parting():
+            await asyncio.sleep(60)
+    availability.record_success()
+    assert availability.parting().when() is None
+
+
+async def test_the_first_failure_says_what_is_wrong_with_the_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def diagnose() -> str:
+        return "the port has no TLS"
+
+    availability = RedisAvailability(Clock(), diagnose=diagnose)
+    redis = FakeRedis(TimeoutError())
+    watching = asyncio.create_task(availability.watch(redis, "q", 60.0))
+    await turn(20)
+    assert "(TimeoutError: no answer in time; the port has no TLS); nothing is lost" in caplog.text
+    assert "is WORKER_REDIS_DSN right" not in caplog.text
+    assert availability.problem.endswith("the port has no TLS")
+    watching.cancel()

@@ -175,10 +175,10 @@ async def test_tls_with_a_client_certificate_checks_the_server(certificates: Pat
 
 @contextlib.contextmanager
 def sentinel(
-    folder: Path, master_port: int, master: str = "shop", extra: str = ""
+    folder: Path, master_port: int, extra: str = "", kind: str = "valkey"
 ) -> Iterator[int]:
-    """A real redis-sentinel that watches one master; yields its port."""
-    redis_sentinel = program("redis-sentinel")
+    """A real Sentinel that watches one master, shop; yields its port."""
+    server, master = binary(kind), "shop"
     port = free_port()
     file = folder / "sentinel.conf"
     file.write_text(
@@ -189,7 +189,7 @@ def sentinel(
         f"sentinel failover-timeout {master} 2000\n"
     )
     with (folder / "sentinel.log").open("wb") as log:
-        process = subprocess.Popen([redis_sentinel, str(file)], stdout=log, stderr=log)
+        process = subprocess.Popen([server.path, str(file), "--sentinel"], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -214,7 +214,7 @@ async def test_sentinel_with_a_password_of_its_own_names_the_master(
     tmp_path: Path,
 ) -> None:
     with (
-        Server(binary=binary("redis-7")) as master,
+        Server() as master,
         sentinel(tmp_path, master.port, extra="requirepass watch\n") as port,
     ):
         gone = free_port()
@@ -227,8 +227,8 @@ async def test_sentinel_with_a_password_of_its_own_names_the_master(
 
 async def test_clients_follow_a_failover(tmp_path: Path) -> None:
     with (
-        Server(binary=binary("redis-7")) as master,
-        Server(binary=binary("redis-7")) as replica,
+        Server() as master,
+        Server() as replica,
         sync.Redis(port=replica.port) as admin,
         sync.Redis(port=master.port) as first,
     ):
@@ -268,7 +268,7 @@ async def test_sentinel_and_master_may_both_accept_tls_only(
     extra = "tls-port {port}\ntls-replication yes\nport 0\n" + "\n".join(lines) + "\n"
     with (
         Server(binary=binary("redis-7"), options=options),
-        sentinel(tmp_path, port, extra=extra) as watcher,
+        sentinel(tmp_path, port, extra, kind="redis-7") as watcher,
     ):
         dsn = f"rediss+sentinel://localhost:{watcher}/1?master=shop&{tls_query(certificates)}"
         info = await visit(dsn, plain_arq=False)

@@ -113,6 +113,12 @@ def test_an_exception_comes_back_as_a_failed_job_with_name_and_text() -> None:
     assert str(back.result) == "KeyError: 'x'"
 
 
+def test_an_exception_with_a_text_of_any_size_makes_a_small_result() -> None:
+    written = codec.dumps({"r": ValueError("x" * 10_000_000)})
+    assert len(written) < 2_000
+    assert "10,000,000 characters" in str(codec.loads(written)["r"])
+
+
 def test_floats_that_are_not_json_survive() -> None:
     back = codec.loads(codec.dumps({"v": [math.inf, math.nan]}))["v"]
     assert isinstance(back, list)

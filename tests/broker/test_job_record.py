@@ -34,16 +34,34 @@ def test_a_failure_is_added_to_the_job_and_arq_reads_it_as_before(
     assert len(again) > len(written)
 
 
-def test_the_history_is_bounded_and_the_count_of_dead_letters_survives_it() -> None:
+def test_the_history_is_bounded_and_keeps_the_first_failure_and_the_newest() -> None:
     written = failed().with_failure(ValueError("dead"), JSON, dead=True)[0]
-    for attempt in range(MAX_HISTORY + 5):
+    for attempt in range(2, MAX_HISTORY + 5):
         written, history = failed(JSON, attempt, written).with_failure(ValueError("x"), JSON)
     assert len(history) == MAX_HISTORY
-    _, history = failed(JSON, 99, written).with_failure(ValueError("dead"), JSON, dead=True)
-    assert history[-1]["dead"] == 1  # the first one is no longer known
-    written, _ = failed(JSON, 99, written).with_failure(ValueError("dead"), JSON, dead=True)
+    assert [entry["attempt"] for entry in history][:2] == [1, 6]
+    assert history[-1]["attempt"] == MAX_HISTORY + 4
     _, history = failed(JSON, 99, written).with_failure(ValueError("dead"), JSON, dead=True)
     assert history[-1]["dead"] == 2
+
+
+def test_a_dead_job_has_the_time_of_its_first_failure_and_the_trace_of_its_sender() -> None:
+    job = JSON.dumps(
+        {"t": None, "f": "send", "a": [1], "k": {"to": "a"}, "et": 1, "tp": "00-a-b-01"}
+    )
+    written, history = failed(JSON, 1, job).with_failure(ValueError("no"), JSON)
+    first = history[0]["at"] = "2026-01-01T00:00:00.000+00:00"
+    written = JSON.dumps(JSON.loads(written) | {"h": history})
+    fields = failed(JSON, 2, written).dead_letter(
+        ValueError("no"), "retries", JSON, queue="mail", worker="me"
+    )
+    assert fields["_first_failed_at"] == first < fields["_failed_at"]
+    assert (fields["_trace"], fields["_consumer"]) == ("00-a-b-01", "me")
+    unreadable = failed(JSON, 2, b"not a job").dead_letter(
+        ValueError("no"), "retries", JSON, queue="mail", worker="me"
+    )
+    assert unreadable["_first_failed_at"] == unreadable["_failed_at"]
+    assert "_trace" not in unreadable
 
 
 @pytest.mark.parametrize("job", [b"", b"not a job", pickle.dumps({"f": "send"})])

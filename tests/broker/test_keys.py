@@ -32,7 +32,8 @@ def test_a_valid_stream_name_is_returned_and_names_derived_from_it_are_refused(
             keys.check_stream_name(made)
     if name != other:
         assert keys.requeued("s", name) != keys.requeued("s", other)
-        assert keys.requeue_job_id("s", name) != keys.requeue_job_id("s", other)
+        assert keys.requeue_job_id("s", "g", name) != keys.requeue_job_id("s", "g", other)
+        assert keys.requeue_job_id("s", name, "1-0") != keys.requeue_job_id("s", other, "1-0")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a\n", "a\tb", "\x00", "x" * 201, None, b"x"])
@@ -49,9 +50,11 @@ IN_LUA = {
     "in_progress_key": keys.in_progress,
     "retry_key": keys.retry,
     "abort_key": keys.abort,
+    "alive_key": keys.alive,
     "idle_key": keys.idle,
     "wake_channel": keys.wake,
     "hand_over_channel": keys.hand_over,
+    "oldest_key": keys.oldest,
 }
 LUA = (Path(workerbase.__file__).parent / "broker" / "lua" / "keys.lua").read_text()
 
@@ -80,10 +83,15 @@ async def test_lua_and_python_build_the_same_key(client: RedisClient, name: str)
         (keys.abort("q"), "arq:abort"),
         (keys.tick("q", "cron:nightly"), "q:cron:cron:nightly"),
         (keys.idle("q"), "q:idle"),
+        (keys.alive("q"), "q:alive"),
+        (keys.answer("q", "me:claim"), "q:answer:me:claim"),
         (keys.wake("q"), "q:wake"),
-        (keys.hand_over("q", "me"), "q:wake:me"),
-        (keys.requeued("s", "1-0"), "s:requeued:1-0"),
-        (keys.requeue_job_id("s", "1-0"), "requeue:s:1-0"),
+        (keys.requeued("s", "workers:1-0"), "s:requeued:workers:1-0"),
+        (keys.requeue_job_id("s", "workers", "1-0"), "requeue:s:1-0:workers"),
+        (keys.deferred_types("s", "workers"), "s:deferred:workers"),
+        (keys.deferred("s", "workers", "order.placed"), "s:deferred:workers:order.placed"),
+        (keys.oldest("s:dlq", "workers"), "s:dlq:oldest:workers"),
+        (keys.hand_over("q", "me"), "q:wake:claim:me"),
     ],
 )
 def test_keys_keep_their_form_since_data_outlives_code(built: str, key: str) -> None:
@@ -91,9 +99,12 @@ def test_keys_keep_their_form_since_data_outlives_code(built: str, key: str) -> 
 
 
 def test_the_id_of_a_requeue_job_can_be_taken_apart() -> None:
-    found = keys.REQUEUE_JOB_ID.fullmatch(keys.requeue_job_id("shop:orders", "17-3"))
+    found = keys.REQUEUE_JOB_ID.fullmatch(keys.requeue_job_id("shop:orders", "a:b", "17-3"))
     assert found
-    assert found.groupdict() == {"stream": "shop:orders", "entry_id": "17-3"}
+    assert found.groupdict() == {"stream": "shop:orders", "entry_id": "17-3", "group": "a:b"}
+    former = keys.REQUEUE_JOB_ID.fullmatch("requeue:shop:orders:17-3")
+    assert former
+    assert former.groupdict() == {"stream": "shop:orders", "entry_id": "17-3", "group": None}
     assert not keys.REQUEUE_JOB_ID.fullmatch("requeue:orders:x")
 
 

@@ -36,8 +36,9 @@ def used(code: str, array: str) -> set[int]:
     # local first, second = unpack(ARGV), also behind other values
     for names, values in re.findall(rf"local ([\w, ]+) = (.*)unpack\({array}\)", code):
         numbers |= set(range(1, 1 + len(names.split(",")) - values.count(",")))
-    numbers |= rest(code, array)
-    return numbers
+    for first, last in re.findall(rf"unpack\({array}, (\d+), (\d+)\)", code):
+        numbers |= set(range(int(first), int(last) + 1))
+    return numbers | rest(code, array)
 
 
 def rest(code: str, array: str) -> set[int]:

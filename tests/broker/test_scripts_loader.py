@@ -63,13 +63,10 @@ def test_a_script_is_the_text_of_its_file(make_package: MakePackage) -> None:
 def test_an_include_comes_from_the_package_itself_before_the_broker(
     make_package: MakePackage,
 ) -> None:
-    module = make_package(
-        script="-- #include keys\n-- #include bounded_add\nreturn 1\n", keys="local own = 1\n"
-    )
+    module = make_package(script="-- #include keys\nreturn 1\n", keys="local own = 1\n")
     source = Script.load(module, "script").source
     assert "local own = 1" in source
     assert "local function job_key" not in source
-    assert "local function bounded_add" in source
 
 
 def test_what_the_broker_includes_is_the_brokers(make_package: MakePackage) -> None:

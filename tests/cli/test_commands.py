@@ -35,6 +35,33 @@ def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "args", "kwargs"),
+    [
+        (["-5", "-.5e3"], [-5, "-.5e3"], {}),
+        (["-5", "--id", "a"], [-5], {}),
+        (["dG9rZW4="], ["dG9rZW4="], {}),
+        (["abc==", "right=x=y"], ["abc=="], {"right": "x=y"}),
+        (['"a=b"', "right="], ["a=b"], {"right": ""}),
+        (["007", "NaN"], ["007", "NaN"], {}),
+        (["1e5", "null"], [100000.0, None], {}),
+        (["--", "-x", "--y"], ["-x", "--y"], {}),
+    ],
+)
+def test_an_argument_may_look_like_an_option_a_pair_or_a_number(
+    in_process: Callable[..., Result],
+    project: Project,
+    arguments: list[str],
+    args: list[object],
+    kwargs: dict[str, object],
+) -> None:
+    found = in_process("enqueue", "add", *arguments)
+    assert found.exit_code == 0, found.output
+    (key,) = project.redis.keys("arq:job:*")
+    job = json.loads(project.redis.get(key))
+    assert (job["a"], job["k"]) == (args, kwargs)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("publish", "ordr"), "no handler knows the event 'ordr'; did you mean order?"),
@@ -49,8 +76,12 @@ def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
         (("publish", "order", "--json", '{"number": 1}', "--count", "0"), "x>=1"),
         (("enqueue", "ad", "1"), "the worker has no task 'ad'; did you mean add?"),
         (("enqueue", "add"), "missing a required argument: 'left'"),
-        (("enqueue", "add", "1", "rigt=2"), "unexpected keyword argument 'rigt'"),
-        (("enqueue", "add", "1", "_job_id=2"), "unexpected keyword argument '_job_id'"),
+        (("enqueue", "add", "1", "rigt=2"), "add has no parameter 'rigt'; did you mean right?"),
+        (("enqueue", "add", "1", "x=y"), """is written as JSON: '"x=y"'"""),
+        (("enqueue", "add", "--idd", "1", "1"), "--idd"),
+        (("enqueue", "add", "-x", "1"), "No such option"),
+        (("enqueue", "add", "--in", "-5", "1"), "'-5' is not a duration"),
+        (("enqueue", "add", "1", "_job_id=2"), "add has no parameter '_job_id'"),
         (("enqueue", "add", "1", "--in", "soon"), "'soon' is not a duration; write 30s, 5m, 2h"),
         (("statuss",), "No such command 'statuss'"),
         (("status", "--jsn"), "No such option"),
@@ -60,7 +91,13 @@ def test_enqueue_makes_a_job_once_with_an_id(project: Project) -> None:
         (("status", "--watch", "--every", "0"), "x>=0.2"),
         (("dlq", "ls", "--stream", "ordrs"), "'ordrs' is not a stream or queue of this worker"),
         (("dlq", "ls", "--reason", "bad"), "'bad' is not one of"),
-        (("dlq", "show", "--id", "7"), "'7' is not the id of an entry"),
+        (("dlq", "show", "--id", "7"), "no dead letter has the id '7'; it was replayed"),
+        (("dlq", "show", "--id", "-"), "there is no id on standard input"),
+        (("dlq", "ls", "--type", "ordr"), "has the type 'ordr'; did you mean order?"),
+        (("dlq", "ls", "--parked", "--error", "x"), "no parked event has the error 'x'"),
+        (("dlq", "ls", "--where", "order_id"), "'order_id' is not of the form field=value"),
+        (("dlq", "ls", "--since", "noon"), "'noon' is not a time; write 2026-11-25"),
+        (("dlq", "replay"), "without a filter this replays everything: add --yes"),
         (("dlq", "replay", "--rate", "0"), "x>0"),
         (("dlq", "replay", "--max-replays", "0"), "x>=1"),
         (("chaos", "--kill", "8"), "0<=x<=1"),

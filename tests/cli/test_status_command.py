@@ -28,9 +28,14 @@ def test_status_shows_where_messages_and_jobs_are(project: Project) -> None:
         "name": "arq:queue",
         "kind": "queue",
         "waiting": 1,
+        "in_work": 0,
         "later": 1,
         "dead_letters": 0,
+        "missing": "",
+        "alive": False,
     }
+    assert found["worker_alive"] is True  # its group was read just now
+    assert found["warnings"] == []
     assert min(stream.pop("oldest_in_work_s"), stream.pop("oldest_waiting_s")) >= 0
     assert known(stream) == {
         "name": "orders",
@@ -42,16 +47,20 @@ def test_status_shows_where_messages_and_jobs_are(project: Project) -> None:
         "consumers": 1,
         "dead_letters": 1,
         "parked": 1200,
+        "missing": "",
+        "alive": True,
     }
     table = project.run("status", COLUMNS="80").stdout
     assert all(len(line) <= 80 for line in table.splitlines())
     row = next(line.split() for line in table.splitlines() if line.startswith("orders"))
-    assert row[:3] == ["orders", "3", "2"]
-    assert row[4:] == ["1", "1,200", "1"]
+    assert row[:4] == ["orders", "5", "3", "2"]
+    assert row[5:] == ["1", "1,200", "1"]
     assert "consumers" in table
 
 
 def test_status_of_an_empty_redis_is_all_zeros_and_writes_nothing(project: Project) -> None:
     found = project.run("status")
     assert found.returncode == 0, found.stderr
+    assert "warning: no worker is alive" in found.stdout
+    assert "warning: orders: the stream does not exist yet" in found.stdout
     assert project.redis.keys() == []

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import arq.worker
 import pytest
+from arq.connections import ArqRedis
 from arq_adapter import EngineWorker
 from workerbase.testing.redis_server import Server
 
@@ -45,6 +46,18 @@ sys.modules["testcontainers.redis"] = containers
 # arq takes the names of its settings from the signature.
 EngineWorker.__signature__ = inspect.signature(arq.worker.Worker)  # type: ignore[attr-defined]
 arq.worker.Worker = EngineWorker  # type: ignore[misc]
+
+
+_keys = ArqRedis.keys
+
+
+async def _lasting_keys(self: ArqRedis, pattern: str = "*", **options: Any) -> list[bytes]:
+    """List all keys but those by which our workers recognize outages and repeated requests."""
+    found = await _keys(self, pattern, **options)
+    return [key for key in found if not key.endswith(b":alive") and b":answer:" not in key]
+
+
+ArqRedis.keys = _lasting_keys  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

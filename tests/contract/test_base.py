@@ -106,7 +106,17 @@ def test_the_contract_can_be_read_in_one_sitting() -> None:
 
 def test_the_top_level_holds_the_contract_and_packages() -> None:
     modules = {path.stem for path in BASE.glob("*.py")}
-    assert modules == {"__init__", "base", "config", "errors", "monitor", "task_utils", "types"}
+    contract = {
+        "base",
+        "config",
+        "environment",
+        "errors",
+        "former_names",
+        "monitor",
+        "task_utils",
+        "types",
+    }
+    assert modules == {"__init__", *contract}
     packages = {path.name for path in BASE.iterdir() if path.is_dir()} - {"__pycache__"}
     assert all((BASE / name / "__init__.py").exists() for name in packages)
 
@@ -256,10 +266,14 @@ async def test_running_twice_for_one_failure_adds_the_message_once(redis: ArqRed
 
 
 @pytest.mark.parametrize("payload", [{}, {"_retries": "x"}])
-async def test_it_is_never_silent(redis: ArqRedis, payload: Any) -> None:
-    for ctx in ({"redis": redis}, {}):
-        with pytest.raises(RequeueError):
-            await requeue_to_stream(dict(ctx), "orders", payload)
+async def test_it_is_never_silent(
+    redis: ArqRedis, payload: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RequeueError):
+        await requeue_to_stream({}, "orders", payload)
+    await requeue_to_stream({"redis": redis}, "orders", payload)
+    assert "cannot go back to orders and is dead-lettered" in caplog.text
+    assert await redis.xlen("orders:dlq") == 1
 
 
 def test_the_dead_letter_queue_has_its_name_by_convention() -> None:

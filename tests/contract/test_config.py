@@ -15,11 +15,11 @@ from workerbase.process.settings import redis_settings
 from workerbase.streams import StreamsConfig
 from workerconfig import Config
 
-# name, as written in the environment, as read, something wrong
-SETTINGS: list[tuple[str, str, object, str]] = [
+# name, as written in the environment, as read, something wrong if there is such a text
+SETTINGS: list[tuple[str, str, object, str | None]] = [
     ("redis_dsn", "redis://h:1/2", SecretStr("redis://h:1/2"), "http://h"),
     ("max_payload", "2000", 2_000, "0"),
-    ("queue_name", "mail", "mail", ""),
+    ("queue_name", "mail", "mail", None),
     ("max_jobs", "7", 7, "0"),
     ("job_timeout", "1.5", 1.5, "0"),
     ("keep_result", "0", 0.0, "-1"),
@@ -28,7 +28,7 @@ SETTINGS: list[tuple[str, str, object, str]] = [
     ("max_retries", "1", 1, "0"),
     ("retry_backoff", "0", 0.0, "-1"),
     ("retry_backoff_max", "9", 9.0, "0.5"),
-    ("consumer_group", "g", "g", ""),
+    ("consumer_group", "g", "g", None),
     ("concurrency", "3", 3, "0"),
     ("handler_timeout", "2", 2.0, "-2"),
     ("prefetch", "0", 0, "-1"),
@@ -37,8 +37,9 @@ SETTINGS: list[tuple[str, str, object, str]] = [
     ("dlq_max_entries", "10", 10, "0"),
     ("trim", "false", False, "perhaps"),
     ("breaker_threshold", "5", 5, "0"),
+    ("breaker_max_wait", "90", 90.0, "0"),
     ("drain_timeout", "4", 4.0, "0"),
-    ("health_file", "/run/h", "/run/h", ""),
+    ("health_file", "/run/h", "/run/h", None),
     ("heartbeat_interval", "0.25", 0.25, "0.2"),
     ("log_level", "debug", "debug", "loud"),
 ]
@@ -56,11 +57,13 @@ def test_the_table_of_this_test_has_every_setting() -> None:
 
 @pytest.mark.parametrize(("name", "written", "read", "wrong"), SETTINGS)
 def test_every_setting_comes_from_the_environment_and_a_wrong_value_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, written: str, read: object, wrong: str
+    monkeypatch: pytest.MonkeyPatch, name: str, written: str, read: object, wrong: str | None
 ) -> None:
     variable = f"WORKER_{name.upper()}"
     monkeypatch.setenv(variable, written)
     assert getattr(Config.load(), name) == read
+    if wrong is None:
+        return
     monkeypatch.setenv(variable, wrong)
     with pytest.raises(ConfigError, match=rf"(?m)^  {variable}: \S") as caught:
         Config.load()
@@ -69,16 +72,25 @@ def test_every_setting_comes_from_the_environment_and_a_wrong_value_names_the_va
 
 @pytest.mark.parametrize(("name", "written", "read", "wrong"), SETTINGS)
 def test_every_setting_comes_from_the_env_file_and_the_environment_takes_precedence(
-    monkeypatch: pytest.MonkeyPatch, name: str, written: str, read: object, wrong: str
+    monkeypatch: pytest.MonkeyPatch, name: str, written: str, read: object, wrong: str | None
 ) -> None:
     variable = f"WORKER_{name.upper()}"
     Path(".env").write_text(f"# a comment\n{variable}={written}\nOTHER=1\n", encoding="utf-8")
     assert getattr(Config.load(), name) == read
+    if wrong is None:
+        return
     Path(".env").write_text(f"{variable}={wrong}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"{variable}: "):
         Config.load()
     monkeypatch.setenv(variable, written)
     assert getattr(Config.load(), name) == read
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in SETTINGS])
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    expected = getattr(Config.load(), name)
+    monkeypatch.setenv(f"WORKER_{name.upper()}", "")
+    assert getattr(Config.load(), name) == expected
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ def test_the_demo_adds_up_whatever_the_project_has_set(project: Project) -> None
     assert "Every message is accounted for." in shown.stdout
     for word in ("idempotent", "PermanentError", "dlq replay"):
         assert word in shown.stdout
+    # As the README of the project has them.
+    compose = "docker compose -f compose.yaml -f compose.dev.yaml up --detach redis"
+    assert [line.strip() for line in lines[-2:]] == [compose, "uv run python -m tinyworker run"]
     with socket.socket() as gone:
         assert gone.connect_ex(("127.0.0.1", int(first[2]))) != 0
 

@@ -1,5 +1,7 @@
 """Every failure can be described and written, whatever the error or the publisher contains."""
 
+from collections.abc import Callable
+
 from workerbase.engine import failure_record
 from workerbase.inspector.dead_letters import DeadLetterEntry
 from workerbase.types import EntryId
@@ -27,13 +29,53 @@ def test_every_error_can_be_described_and_written() -> None:
         assert len("".join(failure.values()).encode()) < 20_000
 
 
-def test_errors_that_differ_in_numbers_only_share_a_fingerprint() -> None:
+def not_found(number: object) -> None:
+    msg = f"order {number} not found"
+    raise LookupError(msg)
+
+
+def charge(number: object) -> None:
+    msg = f"order {number} is not paid"
+    raise LookupError(msg)
+
+
+def dead(
+    raising: Callable[[object], None], event_type: str = "work", text: object = ""
+) -> dict[str, str]:
+    try:
+        raising(text)
+    except Exception as exc:
+        failure = failure_record.describe_failure(exc, "work", "1-0")
+        return failure_record.dead_letter({"type": event_type}, failure, "retries", 5)
+    raise AssertionError
+
+
+def test_errors_raised_in_one_function_share_a_fingerprint_whatever_their_text() -> None:
+    of = failure_record.fingerprint
+    assert of(dead(not_found, text="wWq-x")) == of(dead(not_found, "other", "zzz"))
+    assert of(dead(not_found)) != of(dead(charge))
+
+
+def test_an_error_without_code_of_the_project_belongs_to_its_event_type() -> None:
     def of(text: str, event_type: str = "work") -> str:
         return failure_record.fingerprint({"_error": text, "_error_type": "E", "type": event_type})
 
-    assert of("order 42 at 0x7f00dead") == of("order 43 at 0x7f00beef")
-    assert of("no stock") != of("no money")
+    assert of("no stock") == of("no money")
     assert of("no stock", "\udcff") != of("no stock")
+
+
+def test_a_dead_letter_of_an_older_worker_is_grouped_by_its_traceback() -> None:
+    def old(raising: Callable[[object], None]) -> dict[str, str]:
+        return {name: value for name, value in dead(raising).items() if name != "_where"}
+
+    of = failure_record.fingerprint
+    assert of(old(not_found)) == of(old(not_found)) != of(old(charge))
+
+
+def test_a_location_does_not_follow_a_message_back_to_work() -> None:
+    assert dead(not_found)["_where"] == f"{__name__}:not_found"
+    for again in (failure_record.back_to_work, failure_record.replayed):
+        assert "_where" not in again(dead(not_found))
 
 
 def test_a_message_with_the_fields_of_a_job_is_still_a_message() -> None:

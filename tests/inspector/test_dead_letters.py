@@ -1,9 +1,11 @@
 """Dead letters and parked events are examined, replayed and purged, each in one step."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from redis.exceptions import ResponseError
@@ -14,12 +16,8 @@ from workerbase.broker.entries import PAGE
 from workerbase.broker.job_record import FailedJob, JobSerializer
 from workerbase.engine import failure_record
 from workerbase.engine.retry_policy import Reason
-from workerbase.inspector.dead_letters import (
-    DeadLetterEntry,
-    DeadLetterFilter,
-    DeadLetterQueue,
-    summarize,
-)
+from workerbase.inspector.dead_letter_summary import summarize
+from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
 from workerbase.testing import Server
 from workerbase.types import EntryId, RedisClient
 
@@ -120,13 +118,18 @@ async def test_a_filter_selects_entries(
 
 
 async def test_an_error_id_and_an_entry_id_select_too(client: RedisClient) -> None:
-    first, _ = await add(client), await add(client, KeyError("x"))
+    first, second = await add(client), await add(client, KeyError("x"))
     queue = queue_of(client)
-    (entry,) = await entries_of(queue, DeadLetterFilter(entry_id=first))
-    assert entry.entry_id == first
+    for wanted in (
+        DeadLetterFilter(entry_ids=(EntryId(second), EntryId("9-9"), EntryId(first))),
+        DeadLetterFilter(ids=frozenset({first, second})),
+    ):
+        assert [e.entry_id for e in await entries_of(queue, wanted)] == [first, second]
+        found = await entries_of(queue, wanted, order="newest")
+        assert [e.entry_id for e in found] == [second, first]
+    (entry, _) = await entries_of(queue)
     selected = await entries_of(queue, DeadLetterFilter(error=entry.fingerprint))
     assert [e.entry_id for e in selected] == [first]
-    assert await entries_of(queue, DeadLetterFilter(entry_id="9-9")) == []
 
 
 def test_ages_are_compared_with_a_given_moment() -> None:
@@ -154,6 +157,25 @@ async def test_entries_are_grouped_by_error_the_most_frequent_first(client: Redi
     assert [g.count for g in await queue.groups(DeadLetterFilter(error="keyerror"))] == [1]
 
 
+async def test_a_thousand_texts_of_one_error_are_one_group(client: RedisClient) -> None:
+    def fetch(order: str) -> None:
+        msg = f"order {order} not found"
+        raise LookupError(msg)
+
+    for number in range(1_000):
+        try:
+            fetch(str(uuid4()))
+        except LookupError as exc:
+            kind = "paid" if number % 2 else "placed"
+            await add(
+                client, exc, event_type=kind, reason="permanent" if number > 500 else "retries"
+            )
+    (group,) = await queue_of(client).groups()
+    assert (group.count, group.where.rpartition(".")[2]) == (1_000, "fetch")
+    assert (group.event_type, group.reason) == ("placed, paid", "retries, permanent")
+    assert group.error.startswith("LookupError: order ")
+
+
 async def test_an_entry_as_a_dict_has_all_of_it(client: RedisClient) -> None:
     await add(client, note="kept", _id="m1", _retries="4")
     (entry,) = await entries_of(queue_of(client))
@@ -165,6 +187,33 @@ async def test_an_entry_as_a_dict_has_all_of_it(client: RedisClient) -> None:
     assert shown["fields"] == {"note": "kept"}
     assert "ValueError: no stock" in str(shown["traceback"])
     assert (shown["history"], shown["replays"]) == ([], 0)
+
+
+async def test_secrets_in_a_dead_letter_are_kept_and_not_shown(client: RedisClient) -> None:
+    data = '{"order_id": 5, "card": {"cvv": "737"}, "note": "pin=1234"}'
+    error = ValueError("refused by https://user:hunter2@bank with X-Api-Key: hunter2")
+    await add(client, error, data=data, session_id="hunter2")
+    queue = queue_of(client)
+    (entry,) = await entries_of(queue)
+    (group,) = await queue.groups()
+    shown = json.dumps([entry.as_dict(), group.as_dict()])
+    for secret in ("hunter2", "737", "1234"):
+        assert secret not in shown
+    assert json.loads(str(entry.as_dict()["data"]))["order_id"] == 5
+    assert await queue.replay(entry, 3) == "replayed"
+    ((_, fields),) = await client.execute_command("XRANGE", "orders", "-", "+")
+    assert fields[b"data"].decode() == data
+
+
+async def test_secrets_in_the_history_of_a_job_are_not_shown(client: RedisClient) -> None:
+    failed = FailedJob("j1", "send", (), {"password": "hunter2"}, 5, b"")
+    error = ValueError("token=hunter2")
+    fields = failed.dead_letter(error, "retries", SERIALIZER, queue="mail", worker="me")
+    await client.execute_command("XADD", "mail:dlq", "*", *codec.encode_fields(fields))
+    (entry,) = await entries_of(queue_of(client, "mail"))
+    shown = entry.as_dict()
+    assert "hunter2" not in json.dumps(shown)
+    assert shown["history"]
 
 
 # --- replaying
@@ -283,3 +332,17 @@ async def test_a_summary_counts_the_newest_and_is_reused_until_something_changes
     await add(client)
     (changed,) = await summarize(client, [("orders", 5)], 3, (orders, users))
     assert changed.total == 5
+
+
+@pytest.mark.parametrize("history", ['{"a": 1}', "5", "x", "[" * 100_000, "[" + "9" * 5_000 + "]"])
+async def test_fields_that_are_not_what_they_should_be_are_shown_as_they_are(
+    client: RedisClient, history: str
+) -> None:
+    huge = "9" * 4_300
+    fields = {"_history": history, "_attempts": huge, "_replays": "-1", "_job": "x"}
+    await client.execute_command("XADD", "orders:dlq", "*", *codec.encode_fields(fields))
+    queue = queue_of(client)
+    (entry,) = await entries_of(queue)
+    shown = entry.as_dict()
+    assert (shown["history"], shown["attempts"], shown["replays"]) == ([history], huge, "-1")
+    assert await queue.replay(entry, 3) == "unreadable"

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from arq.connections import ArqRedis
 from workerbase import BaseArqWorkerSettings, WorkerConfig
+from workerbase.broker import keys
 from workerbase.engine.sources import SourceStatus, WorkSource
-from workerbase.inspector.status import queue_status, server_name, snapshot
+from workerbase.inspector.status import queue_status, snapshot
 from workerbase.process.service import Service
 from workerbase.process.settings import resolved_settings
 from workerbase.streams import Event, EventContext, EventRouter, Streams
@@ -77,19 +77,42 @@ async def test_jobs_that_are_due_wait_and_others_come_later(
     await redis.enqueue_job("send", _queue_name="other")
     await redis.xadd("mail:dlq", {"type": "send"})
     assert await queue_status(client, config) == SourceStatus(
-        name="mail", kind="queue", waiting=1, later=2, dead_letters=1
+        name="mail", kind="queue", waiting=1, in_work=0, later=2, dead_letters=1
     )
 
 
-@pytest.mark.parametrize(
-    ("info", "name"),
-    [
-        ({"redis_version": "6.2.9"}, "redis 6.2.9"),
-        ({"server_name": "valkey", "valkey_version": "9.1", "redis_version": "7.2"}, "valkey 9.1"),
-    ],
-)
-def test_the_server_is_named_with_its_own_version(info: dict[str, object], name: str) -> None:
-    assert server_name(info) == name
+async def test_jobs_that_run_are_in_work_whoever_runs_them(
+    client: RedisClient, redis: ArqRedis
+) -> None:
+    for name, delay in (("arq", 0), ("leased", 10), ("due", 0), ("later", 60)):
+        await redis.enqueue_job("send", _queue_name="mail", _job_id=name, _defer_by=delay)
+    for name in ("arq", "leased"):
+        await redis.set(keys.in_progress("mail", name), "1")
+    status = await queue_status(client, WorkerConfig(queue_name="mail"))
+    assert (status.waiting, status.in_work, status.later) == (1, 2, 1)
+
+
+async def test_what_does_not_exist_yet_and_that_no_worker_is_alive_is_told(
+    client: RedisClient, redis: ArqRedis, server: Server, config_for: ConfigFor
+) -> None:
+    settings = settings_with(config_for(server), streams())
+
+    async def warnings() -> str:
+        return "\n".join((await snapshot(client, settings)).warnings)
+
+    assert "no worker is alive" in await warnings()
+    assert "pings: the stream does not exist yet" in await warnings()
+    await redis.xadd("pings", {"type": "ping"})
+    assert "pings: the consumer group does not exist yet" in await warnings()
+    await redis.xgroup_create("pings", "workers", "0")
+    assert "does not exist" not in await warnings()
+    assert "no worker is alive" in await warnings()
+    await redis.xreadgroup("workers", "somebody", {"pings": ">"})
+    assert await warnings() == ""
+    await redis.xgroup_delconsumer("pings", "workers", "somebody")
+    assert "no worker is alive" in await warnings()
+    await redis.set(settings.health_check_key, "x")
+    assert await warnings() == ""
 
 
 def test_rates_follow_from_counts() -> None:

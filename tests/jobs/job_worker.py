@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+from arq.cron import cron
 from workerbase.base import BaseArqWorkerSettings
 from workerbase.jobs import LeasedJobs, LeasedJobsConfig
 from workerbase.process.runner import run
@@ -43,6 +44,10 @@ async def stubborn(ctx: Ctx) -> None:
             await _note(ctx, "ignored")
 
 
+async def tick(ctx: Ctx) -> None:
+    await _note(ctx, str(ctx["job_id"]))
+
+
 def load() -> type[BaseArqWorkerSettings]:
     logging.basicConfig(level="INFO")
 
@@ -51,6 +56,9 @@ def load() -> type[BaseArqWorkerSettings]:
         functions = (quick, slow, kill, stubborn)
         services = (LeasedJobs(),)
         keep_result = 60
+        cron_jobs = (
+            (cron(tick, name="tick", second=set(range(60))),) if "TICKS" in os.environ else ()
+        )
 
     return Settings
 

@@ -8,10 +8,11 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from arq.connections import ArqRedis
 from arq.worker import func
 from waiting import until
@@ -23,7 +24,7 @@ from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterQueue
 from workerbase.jobs import LeasedJobs
 from workerbase.jobs.engine import JobEngine
 from workerbase.jobs.leases import JobLeases
-from workerbase.jobs.queue import JobQueue
+from workerbase.jobs.queue import Claim, FinishedJob, JobQueue
 from workerbase.process.service import WorkerContext
 from workerbase.process.settings import resolved_settings
 from workerbase.types import RedisClient
@@ -106,15 +107,40 @@ async def burst(config: Config, *functions: Any, **more: Any) -> JobEngine:
         return service.engine
 
 
-def queue_of(client: object, worker: str, lease_timeout: float = 15.0) -> JobQueue:
+class NamedQueue(JobQueue):
+    """A queue that knows what it has claimed, so that a test may name jobs by their ids."""
+
+    def __init__(self, client: object, worker: str, lease_timeout: float) -> None:
+        self.leases = JobLeases(cast("RedisClient", client), QUEUE, worker, lease_timeout)
+        super().__init__(self.leases.redis, QUEUE, worker, self.leases.lease_ms)
+        self.claims: dict[str, Claim] = {}
+
+    async def claim(self, *args: Any, **options: Any) -> tuple[list[Claim], float | None]:
+        claims, next_due = await JobQueue.claim(self, *args, **options)
+        self.claims |= {claim.job_id: claim for claim in claims}
+        return claims, next_due
+
+    def claim_of(self, job_id: str) -> Claim:
+        """The last claim of a job, or one that was never made."""
+        never = Claim(QUEUE, f"{self.worker} 0", job_id, 0.0, None, 1)
+        return self.claims.get(job_id, never)
+
+    def ended(self, job_id: str, result: bytes | None, keep_ms: int, **more: int) -> FinishedJob:
+        return FinishedJob(self.claim_of(job_id), result, keep_ms, **more)
+
+    async def renew(self, job_ids: Iterable[str]) -> list[str]:
+        return await self.leases.renew([self.claim_of(job_id) for job_id in job_ids])
+
+    async def release(self, job_id: str, delay: float = 0.0, **options: Any) -> bool:
+        return await self.leases.release(self.claim_of(job_id), delay, **options)
+
+    async def release_all(self, keep: Collection[str] = ()) -> int:
+        return await self.leases.release_all(keep)
+
+
+def queue_of(client: object, worker: str, lease_timeout: float = 15.0) -> NamedQueue:
     """The queue as a worker of this name sees it."""
-    leases = leases_of(client, worker, lease_timeout)
-    return JobQueue(leases.redis, QUEUE, worker, leases.lease_ms)
-
-
-def leases_of(client: object, worker: str, lease_timeout: float = 15.0) -> JobLeases:
-    """The leases of a worker of this name."""
-    return JobLeases(cast("RedisClient", client), QUEUE, worker, lease_timeout)
+    return NamedQueue(client, worker, lease_timeout)
 
 
 def look_ahead(worker: JobEngine) -> None:
@@ -146,10 +172,31 @@ async def calls(client: ArqRedis) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
 
 
+def clock(skew: str) -> dict[str, str]:
+    """The environment of a process whose clock is off, by ``+1h`` for example.
+
+    Where libfaketime is missing the test fails in CI and is skipped elsewhere.
+    """
+    if not skew:
+        return {}
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        message = "no libfaketime here (Debian: libfaketime)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME": skew,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+
+
 class Process:
     """A worker in a process of its own: `job_worker.py`."""
 
-    def __init__(self, config: Config, log: Path, **environment: object) -> None:
+    def __init__(self, config: Config, log: Path, skew: str = "", **environment: object) -> None:
         known = {
             f"WORKER_{name.upper()}": str(getattr(config, name))
             for name in (
@@ -170,6 +217,7 @@ class Process:
                     "PYTHONPATH": str(BASE),
                     "WORKER_REDIS_DSN": config.redis_dsn.get_secret_value(),
                     "WORKER_HEARTBEAT_INTERVAL": "0.25",
+                    **clock(skew),
                     **known,
                     **given,
                 },
@@ -213,6 +261,11 @@ def processes(config: Config, folder: Path) -> Iterator[Callable[..., Process]]:
     finally:
         for process in started:
             process.end()
+
+
+async def lasting_keys(client: ArqRedis) -> list[bytes]:
+    """All keys but those by which workers recognize outages and repeated requests."""
+    return sorted(k for k in await client.keys() if b":answer:" not in k and b":alive" not in k)
 
 
 async def ran(client: ArqRedis) -> list[str]:

@@ -1,16 +1,18 @@
 """What an attempt reads of its job, and the result that it leaves."""
 
+import asyncio
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from arq.constants import in_progress_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.cron import cron
 from arq.jobs import JobStatus, SerializationError
 from arq.worker import func
-from jobkit import QUEUE, burst, client_of, dead_letters, read_both
+from jobkit import QUEUE, burst, client_of, dead_letters, lasting_keys, read_both
 from workerbase.broker import codec
 from workerbase.inspector.dead_letters import DeadLetterQueue
 from workerbase.testing.redis_server import Server
@@ -32,6 +34,10 @@ def config(server: Server, config_for: ConfigFor) -> Config:
 async def fine(ctx: Ctx, *args: object) -> str:
     CALLS.append(cast("int", ctx["job_try"]))
     return "fine"
+
+
+async def fails(ctx: Ctx, *args: object) -> None:
+    raise ValueError("no")
 
 
 UNREADABLE = {
@@ -149,7 +155,7 @@ async def test_a_serializer_that_always_raises_ends_the_job_without_a_result(
         assert job
         await burst(config, fine, job_serializer=broken)
         assert await job.status() == JobStatus.not_found
-        assert await client.keys() == []
+        assert await lasting_keys(client) == []
     assert CALLS == [1]
 
 
@@ -179,3 +185,49 @@ async def test_a_finished_tick_keeps_its_id_for_a_while_unless_all_share_one(
         await client.enqueue_job("tick", _job_id="tick")
         await burst(config, cron_jobs=[cron(nothing, name="tick", hour=0, job_id=own_id)])
         assert (await client.pttl(in_progress_key_prefix + "tick") > 0) == (own_id is None)
+
+
+COUNTS = ["t", "9" * 4_300, "-1", 10**20, 10**4_299, -5, 1e300, "\u0663x"]
+
+
+@pytest.mark.parametrize("count", COUNTS, ids=lambda value: str(value)[:8])
+async def test_a_malformed_number_of_attempts_ends_in_one_dead_letter(
+    config: Config, count: object
+) -> None:
+    job = {"t": count, "f": "fine", "a": [], "k": {}, "et": 1}
+    async with client_of(config) as client:
+        await client.set(job_key_prefix + "j1", json.dumps(job))
+        await client.zadd(QUEUE, {"j1": 1})
+        async with asyncio.timeout(30):
+            await burst(config, fine)
+        (dead,) = await dead_letters(client)
+        assert dead.payload["_reason"] == "invalid"
+        assert json.loads(dead.payload["_job"]).items() >= job.items()
+
+
+@pytest.mark.parametrize("counter", ["9" * 4_300, "inf", "nan", "1e308", "x", "-5", "-1e300"])
+async def test_a_malformed_counter_of_attempts_does_not_keep_a_job_for_ever(
+    config: Config, counter: str
+) -> None:
+    async with client_of(config) as client:
+        await client.enqueue_job("fails", _job_id="j1")
+        await client.set(retry_key_prefix + "j1", counter)
+        async with asyncio.timeout(30):
+            await burst(config, fails)
+        (dead,) = await dead_letters(client)
+        assert dead.payload["_reason"] == "retries"
+
+
+@pytest.mark.parametrize(
+    "history", [{"a": 1}, "x", 5, [1], [{"dead": 10**4_300 - 1}], [{"dead": -7}]]
+)
+async def test_a_malformed_history_is_no_obstacle(config: Config, history: object) -> None:
+    job = {"t": 0, "f": "fails", "a": [], "k": {}, "et": 1, "h": history}
+    async with client_of(config) as client:
+        await client.set(job_key_prefix + "j1", json.dumps(job))
+        await client.zadd(QUEUE, {"j1": 1})
+        async with asyncio.timeout(30):
+            await burst(config, fails)
+        (dead,) = await dead_letters(client)
+        assert dead.payload["_reason"] == "retries"
+        assert dead.replays == 0

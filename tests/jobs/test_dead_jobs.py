@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from arq.jobs import Job, JobStatus
 from click.testing import CliRunner
-from jobkit import QUEUE, burst, client_of, dead_letters, settings_of
+from jobkit import QUEUE, burst, client_of, dead_letters, lasting_keys, settings_of
 from workerbase.broker import codec
 from workerbase.cli import make_cli
 from workerbase.errors import JobFailedError
@@ -67,7 +67,7 @@ async def test_an_exception_is_retried_and_then_dead_lettered_with_its_history(
         with pytest.raises(JobFailedError, match="no 3"):
             await job.result(timeout=1)
         assert await job.status() == JobStatus.complete
-        assert sorted(await client.keys()) == [b"arq:queue:dlq", b"arq:result:job"]
+        assert await lasting_keys(client) == [b"arq:queue:dlq", b"arq:result:job"]
 
 
 async def test_an_unknown_function_goes_to_the_dlq_and_runs_after_a_replay(
@@ -211,7 +211,7 @@ def test_the_command_line_shows_replays_and_purges_dead_jobs(
     (entry,) = json.loads(command("show", "--json"))
     assert json.loads(entry["data"])["args"] == [42]
     assert [failure["attempt"] for failure in entry["history"]] == [1]
-    command("replay")
+    command("replay", "--yes")
     assert json.loads(command("ls", "--json"))["arq:queue:dlq"] == []
     asyncio.run(fail("two"))  # runs the replayed one, too
     command("purge", "--yes")

@@ -129,7 +129,8 @@ async def test_the_policy_is_declarable_per_task(config: Config) -> None:
             await burst(config, own)
             (letter,) = await dead_letters(client)
             assert (len(CALLS), letter.payload["_reason"]) == (attempts, reason)
-    assert letter.error.startswith("TimeoutError")
+    assert letter.error == "TimeoutError: it took longer than 0.05 s (its own timeout)"
+    assert "await asyncio.sleep(5)" in letter.payload["_traceback"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 from arq.constants import in_progress_key_prefix, retry_key_prefix
 from jobkit import QUEUE, burst, calls, client_of, held_by, look_ahead, queue_of, until, working
 from workerbase.jobs.queue import JobQueue
+from workerbase.leasing import prefetch_queue
+from workerbase.leasing.prefetch_queue import MAX_FETCHED
 from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx
 from workerconfig import Config
@@ -279,7 +281,7 @@ async def test_thousands_of_jobs_of_one_worker_are_claimed_renewed_and_ended(
         await pipe.execute()
         async with working(config, hold) as worker:
             await until(lambda: running == 9_000, 30)
-            assert await worker.leases.renew([*held_by(worker)]) == []
+            assert await worker.leases.renew([*held_by(worker).values()]) == []
             go.set()
             await until(_empty(client), 30)
 
@@ -314,3 +316,28 @@ async def test_a_stale_claim_of_a_job_that_is_claimed_again_is_not_started(
         go.set()
         await until(lambda: not worker.intake.tasks and not len(worker.prefetched))
     assert ran == [2]
+
+
+async def test_large_jobs_are_not_claimed_far_ahead(
+    server: Server, config_for: ConfigFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, bound = 100_000, 4_000_000
+    monkeypatch.setattr(prefetch_queue, "MAX_HELD_BYTES", bound)
+    started: list[int] = []
+    go = asyncio.Event()
+
+    async def hold(ctx: Ctx, text: str) -> None:
+        started.append(len(text))
+        await go.wait()
+
+    config = config_for(server, max_jobs=10, poll_delay=0.05)
+    async with client_of(config) as client, working(config, hold) as worker:
+        look_ahead(worker)
+        for _ in range(500):
+            await client.enqueue_job("hold", "x" * size)
+        await until(lambda: len(started) == 10)
+        await asyncio.sleep(0.5)
+        assert bound / 2 < len(held_by(worker)) * size <= bound + MAX_FETCHED * size
+        go.set()
+        await until(lambda: len(started) == 500)
+        await until(lambda: not worker.prefetched._held_bytes)

@@ -14,7 +14,7 @@ from jobkit import (
     QUEUE,
     client_of,
     held_by,
-    leases_of,
+    lasting_keys,
     look_ahead,
     processes,
     queue_of,
@@ -24,7 +24,6 @@ from jobkit import (
 )
 from workerbase.inspector.dead_letters import DeadLetterQueue
 from workerbase.jobs.leases import JobLeases
-from workerbase.jobs.queue import FinishedJob
 from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx, RedisClient
 from workerconfig import Config
@@ -154,7 +153,7 @@ async def test_a_job_whose_lease_ended_is_not_started_beside_itself(
         owner = in_progress_key_prefix + "job"
         await until(lambda: client.get(owner))  # claimed again
         await asyncio.sleep(1.2)  # more than two leases: it is renewed
-        assert await client.get(owner) == worker.name.encode()
+        assert (await client.get(owner)).startswith(worker.name.encode())
         assert [claim.started for claim in held_by(worker).values()] == [True]
         go.set()
         assert await enqueued.result(timeout=5) == "done"
@@ -193,7 +192,9 @@ async def test_a_running_job_whose_lease_was_claimed_again_is_not_released_by_a_
                 return found
 
             looking = asyncio.create_task(look())
-        assert await looking == [worker.name.encode(), ["job"]]
+        holder, held = await looking
+        assert holder.startswith(worker.name.encode())  # type: ignore[attr-defined]
+        assert held == ["job"]
         assert await client.zcard(QUEUE) == 0
     assert began == [1]
 
@@ -265,20 +266,19 @@ async def test_the_steps_of_a_worker_that_lost_its_lease_change_nothing(
     config = config_for(server)
     async with client_of(config) as client:
         late, owner = queue_of(client, "late"), queue_of(client, "owner")
-        late_leases = leases_of(client, "late")
         await client.enqueue_job("any", _job_id="job")
         await late.claim(1, 1)
         await client.delete(in_progress_key_prefix + "job")
         await client.zadd(QUEUE, {"job": 1000.5})
         await owner.claim(1, 1)
-        before = [await client.dump(key) for key in sorted(await client.keys())]
+        before = [await client.dump(key) for key in await lasting_keys(client)]
 
-        assert await late_leases.renew(["job"]) == ["job"]
-        assert await late.finish([FinishedJob("job", b"result", 1000)]) == ["job"]
-        assert await late.dead_letter(FinishedJob("job", b"result", 1000), [b"a", b"b"], 10) == -1
-        assert await late_leases.release("job", job=b"x", uncounted=True) is False
+        assert await late.renew(["job"]) == ["job"]
+        assert await late.finish([late.ended("job", b"result", 1000)]) == ["job"]
+        assert await late.dead_letter(late.ended("job", b"result", 1000), [b"a", b"b"], 10) == -1
+        assert await late.release("job", job=b"x", uncounted=True) is False
 
-        assert [await client.dump(key) for key in sorted(await client.keys())] == before
+        assert [await client.dump(key) for key in await lasting_keys(client)] == before
         assert await DeadLetterQueue.of_source(cast("RedisClient", client), QUEUE).size() == 0
 
 
@@ -293,9 +293,9 @@ async def test_an_id_is_taken_while_its_job_runs_although_the_job_has_expired(
 
     config = config_for(server, lease_timeout=5.0)
     async with client_of(config) as client, working(config, sync):
-        assert await client.enqueue_job("sync", 1, _job_id="sync", _expires=0.3)
+        assert await client.enqueue_job("sync", 1, _job_id="sync")
         await until(lambda: began)
-        await until(lambda: _is_gone(cast("RedisClient", client), "arq:job:sync"))
+        await client.delete("arq:job:sync")  # under older workers it expires while it runs
         assert await client.enqueue_job("sync", 2, _job_id="sync") is None
         go.set()
         await until(lambda: _is_gone(cast("RedisClient", client), "arq:in-progress:sync"))

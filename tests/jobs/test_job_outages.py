@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 from jobkit import QUEUE, Process, client_of, look_ahead, processes, ran, until, working
 from servers import free_port
 from workerbase.broker.redis_errors import OUTAGE_ERRORS
-from workerbase.testing.redis_server import Server
+from workerbase.testing.redis_server import Server, find_server
 from workerbase.types import Ctx
 from workerconfig import Config
 
@@ -182,10 +181,10 @@ class Sentinels:
             "sentinel down-after-milliseconds mymaster 500\n"
             "sentinel failover-timeout mymaster 2000\n"
         )
-        program = shutil.which("redis-sentinel")
-        assert program
         self._process = subprocess.Popen(
-            [program, str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [find_server().path, str(conf), "--sentinel"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     @property
@@ -201,8 +200,6 @@ class Sentinels:
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
-    if shutil.which("redis-sentinel") is None:
-        pytest.skip("no redis-sentinel here (Debian: redis-sentinel)")
     running = Sentinels(tmp_path)
     yield running
     running.close()

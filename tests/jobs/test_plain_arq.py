@@ -158,7 +158,7 @@ async def test_a_job_that_plain_arq_failed_is_retried_by_ours_and_the_other_way_
 
         return job
 
-    config = config_for(server, max_reattempts=5)
+    config = config_for(server, max_retries=5)
     async with client_of(config) as client:
         job = await client.enqueue_job("job")
         assert job

@@ -20,11 +20,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from jobkit import QUEUE, leases_of, queue_of
+from jobkit import QUEUE, queue_of
 from workerbase.broker import codec, keys
 from workerbase.broker.client import connect
 from workerbase.broker.queue_scripts import replay_job
-from workerbase.jobs.queue import Claim, FinishedJob
+from workerbase.jobs.queue import Claim
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config
@@ -59,7 +59,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.raw = sync_redis.Redis(port=self.server.port)
         self.raw.flushall()
         self.queues = {name: queue_of(self.client, name, LEASE_S) for name in WORKERS}
-        self.leases = {name: leases_of(self.client, name, LEASE_S) for name in WORKERS}
         self.jobs = {job_id: Model() for job_id in IDS}
         self.dead: list[str] = []
         self.listening: dict[str, Any] = {}
@@ -94,7 +93,7 @@ class QueueMachine(RuleBasedStateMachine):
     def is_handed_over(self, job_id: str) -> None:
         """An idle worker that listens is handed the job; those that do not listen are skipped."""
         able = self.idle & self.listening.keys()
-        owner = (self.raw.get("arq:in-progress:" + job_id) or b"").decode()
+        owner = self.owner_of(job_id)
         self.idle = {name.decode().partition(" ")[0] for name in self.raw.smembers(IDLE)}
         if not able:
             assert not owner
@@ -102,10 +101,15 @@ class QueueMachine(RuleBasedStateMachine):
             return
         assert owner in able - self.idle
         assert not self.idle & self.listening.keys() - able
-        claim = Claim.from_hand_over(QUEUE, self.message_to(owner))
+        claim = Claim.from_hand_over(QUEUE, owner, self.message_to(owner))
+        self.queues[owner].claims[job_id] = claim
         assert (claim.job_id, claim.job) == (job_id, self.raw.get("arq:job:" + job_id))
         assert (claim.attempt, claim.crashed, claim.aborted) == (1, False, False)
         self.jobs[job_id] = Model("held", owner, 1)
+
+    def owner_of(self, job_id: str) -> str:
+        """The worker that holds a job."""
+        return (self.raw.get("arq:in-progress:" + job_id) or b"").decode().partition(" ")[0]
 
     def message_to(self, worker: str) -> bytes:
         while (message := self.listening[worker].get_message(timeout=5))["type"] != "message":
@@ -124,7 +128,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), keep=st.sets(st.sampled_from(IDS)))
     def release_all(self, worker: str, keep: set[str]) -> None:
         mine = set(self.held_by(worker)) - keep
-        assert self.wait(self.leases[worker].release_all(keep)) == len(mine)
+        assert self.wait(self.queues[worker].release_all(keep)) == len(mine)
         self.idle.discard(worker)
         for job_id in mine:
             attempts = self.jobs[job_id].attempts - 1
@@ -169,11 +173,17 @@ class QueueMachine(RuleBasedStateMachine):
     def held_by(self, worker: str) -> list[str]:
         return [j for j, m in self.jobs.items() if m.place == "held" and m.owner == worker]
 
+    def in_reach_of(self, worker: str) -> list[str]:
+        """A job whose lease has ended, and that nobody claimed again, is as good as held."""
+        return self.held_by(worker) + [j for j, m in self.jobs.items() if m.place == "lapsed"]
+
     @rule(worker=st.sampled_from(WORKERS))
     def renew(self, worker: str) -> None:
-        mine = self.held_by(worker)
-        assert sorted(self.wait(self.leases[worker].renew(IDS))) == sorted(set(IDS) - set(mine))
+        mine = self.in_reach_of(worker)
+        assert sorted(self.wait(self.queues[worker].renew(IDS))) == sorted(set(IDS) - set(mine))
         for job_id in mine:
+            model = self.jobs[job_id]
+            model.place, model.owner, model.crashed = "held", worker, False
             assert self.raw.zscore(QUEUE, job_id) > (time.time() + 60) * 1000
             assert self.raw.pttl("arq:in-progress:" + job_id) > 60_000
 
@@ -197,11 +207,9 @@ class QueueMachine(RuleBasedStateMachine):
         if not job_ids:
             return
         result = None if keep is None else codec.dumps({"r": 1})
-        lost = self.wait(
-            self.queues[worker].finish([FinishedJob(j, result, keep or 0) for j in job_ids])
-        )
-        # A job whose lease has ended, and that nobody claimed again, may still be finished.
-        mine = self.held_by(worker) + [j for j, m in self.jobs.items() if m.place == "lapsed"]
+        queue = self.queues[worker]
+        lost = self.wait(queue.finish([queue.ended(j, result, keep or 0) for j in job_ids]))
+        mine = self.in_reach_of(worker)
         assert sorted(lost) == sorted(set(job_ids) - set(mine))
         for job_id in set(job_ids) & set(mine):
             self.jobs[job_id] = Model("done", result=result is not None)
@@ -212,22 +220,24 @@ class QueueMachine(RuleBasedStateMachine):
           rewrite=st.booleans())  # fmt: skip
     def release(self, worker: str, job_id: str, uncounted: bool, rewrite: bool) -> None:
         job = codec.dumps({"t": 1, "f": "new", "a": [], "k": {}, "et": 1}) if rewrite else b""
-        released = self.wait(self.leases[worker].release(job_id, 0.0, job=job, uncounted=uncounted))
+        reach = self.in_reach_of(worker)
+        released = self.wait(self.queues[worker].release(job_id, 0.0, job=job, uncounted=uncounted))
         model = self.jobs[job_id]
-        assert released == (job_id in self.held_by(worker))
+        assert released == (job_id in reach)
         if released:
-            model.place, model.crashed = "waits", False
+            model.place, model.owner, model.crashed = "waits", "", False
             model.attempts -= uncounted
             assert not rewrite or self.raw.get("arq:job:" + job_id) == job
-            assert self.raw.pttl("arq:job:" + job_id) > 0
+            assert self.raw.pttl("arq:job:" + job_id) == -1
 
     @rule(worker=st.sampled_from(WORKERS), job_id=st.sampled_from(IDS),
           bound=st.sampled_from([2, 100]))  # fmt: skip
     def dead_letter(self, worker: str, job_id: str, bound: int) -> None:
         letter = [b"_id", job_id.encode()]
-        ended = FinishedJob(job_id, None, 0)
+        reach = self.in_reach_of(worker)
+        ended = self.queues[worker].ended(job_id, None, 0)
         dropped = self.wait(self.queues[worker].dead_letter(ended, letter, bound))
-        if job_id not in self.held_by(worker):
+        if job_id not in reach:
             assert dropped == -1
             return
         self.dead.append(job_id)
@@ -269,7 +279,6 @@ class QueueMachine(RuleBasedStateMachine):
                 job_id=job_id,
                 job=job,
                 expires_ms=60_000,
-                due_ms=int(time.time() * 1000),
             )
             return cast("str", self.wait(work))
 
@@ -290,11 +299,11 @@ class QueueMachine(RuleBasedStateMachine):
     def each_job_is_in_exactly_one_place(self) -> None:
         queued = {i.decode() for i in self.raw.zrange(QUEUE, 0, -1)}
         for job_id, model in self.jobs.items():
-            owner = self.raw.get("arq:in-progress:" + job_id)
+            owner = self.owner_of(job_id)
             lives = model.place in ("waits", "held", "lapsed")
             assert (job_id in queued) == lives, model
             assert bool(self.raw.exists("arq:job:" + job_id)) == lives, model
-            assert (owner or b"").decode() == (model.owner if model.place == "held" else ""), model
+            assert owner == (model.owner if model.place == "held" else ""), model
             assert int(self.raw.get("arq:retry:" + job_id) or 0) == (model.attempts if lives else 0)
             assert bool(self.raw.exists("arq:result:" + job_id)) == model.result, model
         letters = [fields[b"_id"].decode() for _, fields in self.raw.xrange(keys.dlq(QUEUE))]

@@ -113,3 +113,21 @@ async def test_it_knows_whether_it_runs() -> None:
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
     assert not writer.running
+
+
+async def test_what_redis_did_not_confirm_is_repeated_as_the_same_batch() -> None:
+    batches: list[list[int]] = []
+
+    async def write(batch: list[int]) -> None:
+        batches.append(batch)
+        if len(batches) == 1:
+            writer.add(3)
+            raise ConnectionError
+
+    writer = BatchWriter(write, "testing", RedisAvailability())
+    writer.add(1)
+    writer.add(2)
+    with pytest.raises(ConnectionError):
+        await writer.flush()
+    await writer.flush()
+    assert batches == [[1, 2], [1, 2], [3]]

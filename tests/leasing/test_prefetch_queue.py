@@ -3,14 +3,14 @@
 import asyncio
 from dataclasses import dataclass
 
-import pytest
-from workerbase.leasing.prefetch_queue import PrefetchQueue
+from workerbase.leasing.prefetch_queue import MAX_HELD_BYTES, PrefetchQueue
 
 
 @dataclass(eq=False)
 class Item:
     number: int
     started: bool = False
+    size: int = 0
 
 
 async def turn(count: int = 5) -> None:
@@ -39,7 +39,7 @@ async def test_fast_work_lets_the_queue_fetch_ahead_and_slow_work_does_not() -> 
 
 async def test_running_items_leave_less_room() -> None:
     queue = PrefetchQueue[Item](4, 0)
-    queue.add(Item(number) for number in range(3))
+    queue.add([Item(number) for number in range(3)])
     for _ in range(3):
         queue.take()
     assert await queue.room() == 1
@@ -48,7 +48,7 @@ async def test_running_items_leave_less_room() -> None:
 async def test_items_are_fetched_in_large_batches_while_some_wait() -> None:
     queue = PrefetchQueue[Item](20, 500)
     queue._mean_s = 1e-4
-    queue.add(Item(number) for number in range(300))
+    queue.add([Item(number) for number in range(300)])
     reader = asyncio.create_task(queue.room())
     await turn()
     assert not reader.done(), "220 of 520 are not worth a round trip yet"
@@ -97,17 +97,6 @@ async def test_waiting_slots_are_woken_only_for_items_that_may_start() -> None:
     await asyncio.gather(*slots, return_exceptions=True)
 
 
-async def test_an_item_that_was_put_back_is_the_next() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    items = [Item(number) for number in range(3)]
-    queue.add(items)
-    first = queue.take()
-    assert first is items[0]
-    queue.put_back(first)
-    assert not first.started
-    assert queue.take() is first
-
-
 async def test_only_lost_items_are_dropped() -> None:
     queue = PrefetchQueue[Item](3, 0)
     items = [Item(number) for number in range(3)]
@@ -138,7 +127,6 @@ async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
 
 async def test_the_reader_is_woken_when_the_waiting_items_are_lost() -> None:
     queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
     waiting = Item(1)
     queue.add([waiting])
     reader = asyncio.create_task(queue.room())
@@ -192,67 +180,6 @@ async def test_a_closed_queue_stays_closed() -> None:
     assert queue.take() is None
 
 
-async def test_trials_of_a_suspended_queue_take_turns() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    first, second = Item(1), Item(2)
-    queue.add([first, second])
-    queue.suspend()
-    assert queue.suspended
-    assert queue.take() is None
-    queue.allow_trial()
-    assert queue.take() is second
-    assert queue.take() is None
-    queue.put_back(second)
-    assert not second.started
-    queue.done(0.1)
-    queue.allow_trial()
-    assert queue.take() is first
-    queue.resume()
-    assert queue.take() is second
-
-
-async def test_each_failed_trial_makes_room_for_another_item_until_trials_end() -> None:
-    queue = PrefetchQueue[Item](2, 0)
-    queue.add([Item(1), Item(2)])
-    queue.suspend()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-
-    queue.allow_trial()
-    failed = queue.take()
-    assert failed is not None
-    queue.put_back(failed)
-    queue.done(0.1)
-
-    async with asyncio.timeout(5):
-        assert await reader == 1
-    queue.resume()
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    reader.cancel()
-
-
-async def test_failed_items_make_room_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workerbase.leasing.prefetch_queue.MAX_FAILED", 3)
-    queue = PrefetchQueue[Item](1, 0)
-    queue.suspend()
-    queue.add([Item(number) for number in range(4)])
-    for _ in range(5):
-        queue.allow_trial()
-        failed = queue.take()
-        assert failed is not None
-        queue.put_back(failed)
-        queue.done(0.1)
-    reader = asyncio.create_task(queue.room())
-    await turn()
-    assert not reader.done()
-    queue.drop({failed})
-    async with asyncio.timeout(5):
-        assert await reader == 1
-
-
 async def test_one_slot_wakes_for_each_item() -> None:
     queue = PrefetchQueue[Item](3, 0)
     woken: list[int] = []
@@ -268,3 +195,43 @@ async def test_one_slot_wakes_for_each_item() -> None:
     assert woken == [0, 1]
     slots[2].cancel()
     await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_large_items_leave_less_room_and_one_always_fits() -> None:
+    mb = 1024 * 1024
+    queue = PrefetchQueue[Item](100, 500)
+    assert await queue.room() <= MAX_HELD_BYTES // 1_000_000, "the first sizes are not known"
+    queue.add([Item(number, size=2 * mb) for number in range(20)])
+    queue._mean_s = 1e-4
+    items = [queue.take() for _ in range(20)]
+    assert await queue.room() <= (MAX_HELD_BYTES - 40 * mb) // mb
+    queue.add([Item(1, size=100 * mb)])
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    assert not reader.done()
+    for item in items:
+        queue.done(1e-4, item.size if item else 0)
+    queue.take()
+    queue.done(1e-4, 100 * mb)
+    assert await reader >= 1
+    assert queue._held_bytes == 0
+    queue.add([Item(2, size=100 * MAX_HELD_BYTES)])
+    queue.take()
+    queue.done(1e-4, 100 * MAX_HELD_BYTES)
+    assert await queue.room() == 1
+
+
+async def test_what_is_dropped_or_started_exclusively_is_counted_once() -> None:
+    queue = PrefetchQueue[Item](2, 10)
+    first, second = Item(1, size=10), Item(2, size=20)
+    queue.add([first, second])
+    assert queue._held_bytes == 30
+    queue.drop({first})
+    assert queue._held_bytes == 20
+    starting = asyncio.create_task(queue.start_exclusively(Item(3, size=40)))
+    await turn()
+    assert queue.take() is not None
+    await starting
+    assert queue._held_bytes == 60
+    queue.close()
+    assert queue._held_bytes == 40

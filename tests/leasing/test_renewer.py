@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from waiting import until
+from workerbase.broker import availability as availability_module
 from workerbase.broker.availability import RedisAvailability
 from workerbase.leasing.held_leases import HeldLeases
 from workerbase.leasing.prefetch_queue import PrefetchQueue
@@ -21,6 +22,7 @@ class Item:
     lease_id: str
     source: str = "work"
     started: bool = False
+    size: int = 0
     settling: bool = False
 
 
@@ -143,8 +145,24 @@ async def test_a_release_that_fails_is_reported_where_anything_is_held(
         return 0
 
     releases = {"held": gone, "empty": gone, "work": three, "idle": none}
-    await release("entries", releases, lambda source: source == "held")
+    await release("entries", releases, lambda source: source == "held", RedisAvailability())
     assert caplog.messages == [
         "could not release entries of held (gone); other workers reclaim them when the lease ends",
         "released 3 entries of work",
     ]
+
+
+async def test_what_redis_does_not_answer_is_left_to_the_end_of_its_lease(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability_module, "PARTING_S", 0.05)
+    availability = RedisAvailability()
+    availability.record_failure(RedisConnectionError("gone"), "reading")
+
+    async def never() -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await release("entries", dict.fromkeys("abc", never), lambda _: True, availability)
+    assert len(caplog.messages) == 3 + 1  # and that of the outage
+    assert all("(no answer in time)" in text for text in caplog.messages[1:])

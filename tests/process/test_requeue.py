@@ -13,7 +13,7 @@ from redis.exceptions import ReadOnlyError
 from workerbase import WorkerConfig, requeue_to_stream
 from workerbase.broker import codec
 from workerbase.broker.client import connect
-from workerbase.errors import WorkerError
+from workerbase.errors import PermanentError, WorkerError
 from workerbase.process.service import ResolvedSettings, WorkerContext
 from workerbase.process.settings import retry_policy
 from workerbase.testing import Server
@@ -199,33 +199,55 @@ async def test_the_dlq_is_bounded_and_the_log_reports_what_it_drops(
 # --- never silent
 
 
+HUGE = "9" * 4_300
+
+
 @pytest.mark.parametrize(
-    ("stream", "payload", "message"),
+    ("payload", "message", "shown"),
     [
-        (STREAM, {}, "no fields"),
-        (STREAM, None, "NoneType, not a mapping"),
-        (STREAM, ["type", "x"], "list, not a mapping"),
-        (STREAM, "type", "str, not a mapping"),
-        (STREAM, {"type": None}, "'type' is NoneType"),
-        (STREAM, {"type": {"a": 1}}, "'type' is dict"),
-        (STREAM, {1: "x"}, "field 1"),
-        (STREAM, {"type": "x", "_retries": "many"}, "_retries is 'many'"),
-        (STREAM, {"type": "x", "_retries": "-1"}, "_retries is '-1'"),
-        (STREAM, {"type": "x", "_retries": True}, "'_retries' is bool"),
-        ("", {"type": "x"}, "stream name ''"),
-        (None, {"type": "x"}, "not requeued"),
-        ("two words", {"type": "x"}, "stream name"),
-        (DLQ, {"type": "x"}, "must not end in"),
+        ({}, "no fields", {}),
+        (None, "NoneType, not a mapping", {"data": "null"}),
+        (["type", "x"], "list, not a mapping", {"data": '["type", "x"]'}),
+        ("type", "str, not a mapping", {"data": '"type"'}),
+        ({"type": None}, "'type' is NoneType", {"type": "null"}),
+        ({"type": {"a": 1}}, "'type' is dict", {"type": '{"a": 1}'}),
+        ({1: "x"}, "field 1", {"1": "x"}),
+        ({"type": "a\ud800"}, "'type' is not text", {"type": r"a\ud800"}),
+        ({"type": "x", "_retries": "many"}, "_retries is 'many'", {"_retries": "many"}),
+        ({"type": "x", "_retries": "-1"}, "_retries is '-1'", {"_retries": "-1"}),
+        ({"type": "x", "_retries": True}, "'_retries' is bool", {"_retries": "true"}),
+        ({"type": "x", "_retries": HUGE}, "_retries is '999", {"_retries": HUGE}),
+        ({"type": "x", "_retries": "\u0663"}, "_retries is", {"_retries": "\u0663"}),
     ],
 )
-async def test_a_bad_call_raises_so_that_arq_tries_again(
-    redis: ArqRedis, stream: Any, payload: Any, message: str, caplog: pytest.LogCaptureFixture
+async def test_a_malformed_payload_is_dead_lettered_once_as_it_is(
+    redis: ArqRedis,
+    caplog: pytest.LogCaptureFixture,
+    payload: Any,
+    message: str,
+    shown: dict[str, str],
 ) -> None:
-    with pytest.raises(ArqRetry) as caught:
-        await requeue_to_stream(job_ctx(redis), stream, payload)
-    assert isinstance(caught.value, WorkerError)
-    assert message in str(caught.value)
+    await redis.enqueue_job("requeue_to_stream", _job_id="j1")
+    for _ in range(2):
+        await requeue_to_stream(job_ctx(redis), STREAM, payload)
+    (dead,) = await entries(redis, DLQ)
+    assert dead.items() >= shown.items()
+    assert (dead["_reason"], dead["_error_type"]) == ("invalid", "PayloadError")
+    assert message in dead["_error"]
     assert message in caplog.text
+    assert await entries(redis, STREAM) == []
+    assert await redis.zcard("arq:queue") == 0
+
+
+@pytest.mark.parametrize("stream", ["", None, "two words", DLQ])
+async def test_without_a_stream_the_job_fails_for_good_or_is_tried_again_by_plain_arq(
+    redis: ArqRedis, server: Server, config_for: Callable[..., WorkerConfig], stream: Any
+) -> None:
+    with pytest.raises(PermanentError, match="stream name"):
+        await requeue_to_stream(job_ctx(redis, config=config_for(server)), stream, {"type": "x"})
+    with pytest.raises(ArqRetry, match="stream name") as caught:
+        await requeue_to_stream(job_ctx(redis), stream, {"type": "x"})
+    assert isinstance(caught.value, WorkerError)
     assert caught.value.defer_score is not None
     assert caught.value.defer_score >= 0
     assert await redis.keys("*") == []

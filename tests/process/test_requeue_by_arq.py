@@ -1,7 +1,9 @@
 """arq's own worker runs requeue_to_stream as any job."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
@@ -81,4 +83,21 @@ async def test_arqs_worker_keeps_a_job_that_failed_and_defers_it(
         await main
     assert worker.jobs_complete == 1
     assert len(await entries(redis, STREAM)) == 1
+    await worker.close()
+
+
+@pytest.mark.parametrize("args", [("two words", {"type": "x"}), (STREAM,), (), (STREAM, {}, 3)])
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
+async def test_a_malformed_job_ends_as_one_dead_letter_with_the_job_as_it_is(
+    server: Server, redis: ArqRedis, config_for: Callable[..., WorkerConfig], args: tuple[Any, ...]
+) -> None:
+    await redis.enqueue_job("requeue_to_stream", *args, _job_id="j1")
+    worker = worker_for(config_for(server), redis)
+    async with asyncio.timeout(30):
+        await worker.main()
+    (dead,) = await entries(redis, "arq:queue:dlq")
+    assert json.loads(dead["data"])["args"] == list(args)
+    assert codec.loads(codec.encode(dead["_job"]))["a"] == list(args)
+    assert await redis.zcard("arq:queue") == 0
+    assert await entries(redis, STREAM) == []
     await worker.close()

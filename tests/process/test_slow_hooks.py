@@ -17,7 +17,10 @@ PATIENCE_S = 30
 @pytest.mark.parametrize(
     ("place", "code", "says"),
     [
-        ("startup-waits", 0, "stopped while the startup hook or lifespan was waiting"),
+        ("startup-waits", 0, "stopped while a startup hook or the lifespan was waiting"),
+        ("startup-blocks", 1, "ignored cancellation; exiting anyway"),
+        ("service-waits", 0, "stopped while a startup hook or the lifespan was waiting"),
+        ("service-blocks", 1, "ignored cancellation; exiting anyway"),
         ("startup-ignores", 1, "ignored cancellation; exiting anyway"),
         ("shutdown-waits", 0, "did not end within 0.5 s and was cancelled"),
         ("shutdown-ignores", 1, "ignored cancellation; exiting anyway"),

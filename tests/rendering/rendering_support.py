@@ -31,6 +31,7 @@ UNUSUAL = {
     "description": "It's a #1 wörker: {quick} & <safe>, 100 % `sure` - " + "really " * 20 + "so",
     "author_name": "Zoë O'Brien & <Söhne>: #1 {GmbH}",
     "stream_name": "shop:eu-west-1:billing.order_events:v2-x",
+    "queue_name": "Shop:eu-west-1:billing_and_invoicing.of-all-orders:jobs-v2-x",
 }
 """For each question with a free answer, one that is as long and as strange as is allowed."""
 

@@ -4,6 +4,7 @@ import json
 import keyword
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,6 @@ REFUSED = [
     ("project_name", "W\nW", "in one line"),
     ("project_name", "Bell\x07", "and control characters"),
     ("project_name", "B\x1b[31ml", "and control characters"),
-    ("project_name", "2nd worker", "Start with a letter"),
     ("project_name", "Class", "class is a word of Python's own"),
     ("project_name", "Redis", "redis is the name of something that the worker needs"),
     ("description", "", "Write one line"),
@@ -65,6 +65,14 @@ REFUSED = [
     ("stream_name", "orders:dlq", "must not end in :dlq or :parked, .* for example: orders"),
     ("stream_name", "orders:parked", "must not end in :dlq or :parked"),
     ("stream_name", "arq:queue", "belong to arq"),
+    ("queue_name", "", "Use at most 60 letters"),
+    ("queue_name", "my jobs", "without blanks; for example: my-worker:jobs"),
+    ("queue_name", "jobs\n", "without blanks"),
+    ("queue_name", "q" * 61, "Use at most 60 letters"),
+    ("queue_name", "arq:job:1", "belong to arq"),
+    ("queue_name", "orders", "orders is the stream"),
+    ("queue_name", "jobs:dlq", "name what belongs to a queue"),
+    ("queue_name", "jobs:cron:x", "name what belongs to a queue"),
     ("python_version", "3.10", "Invalid choice"),
     ("license", "GPL", "Invalid choice"),
     ("features", ["streams", "messages"], "Invalid choice"),
@@ -82,6 +90,36 @@ def test_a_bad_answer_is_refused_with_the_reason(
         copier.copy(project, **{question: answer})
 
     assert not project.exists()
+
+
+TITLES = {
+    "Order Worker": "order_worker",
+    "Zoë's Wörker & Söhne: 100 % ok!": "zoe_s_woerker_soehne_100_ok",
+    "Zoe\u0308 Wo\u0308rker": "zoe_woerker",
+    "Łódź, Ñandú": "lodz_nandu",
+    "GROẞ": "gross",
+    "İstanbul": "istanbul",
+    "Ö" * 40: "oe" * 20,
+    "2nd worker": "worker",
+    "42": "worker",
+    "注文ワーカー": "worker",
+    "Заказы v2": "worker",
+    "عامل الطلبات": "worker",
+    "🚀": "worker",
+    "🚀 Rocket": "rocket",
+}
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_a_title_in_any_script_has_a_package(
+    copier: CopierFixture, tmp_path: Path, title: str
+) -> None:
+    project = copier.copy(tmp_path / "project", project_name=title, features=[]).path
+
+    assert [path.name for path in (project / "src").iterdir()] == [TITLES[title]]
+    assert (project / "README.md").read_text("utf-8").startswith(f"# {title}\n")
+    metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    assert metadata["name"] == TITLES[title].replace("_", "-")
 
 
 @pytest.mark.parametrize("answer", ["my-worker!", "class"])

@@ -81,7 +81,7 @@ def test_nothing_of_jinja_is_left(projects: dict[str, tuple[Answers, Path]]) -> 
         if path.startswith("deploy/grafana/"):
             json.loads(text)  # its nested objects end in braces, too
             own = re.sub(r"\{\{\w+\}\}|\}\}+(?=[\],\n])", "", own)
-        if path.startswith("deploy/prometheus/"):
+        if path.startswith("deploy/prometheus/") or path.endswith("/prometheus-rule.yaml"):
             own = re.sub(r"\{\{ \$[^{}]* \}\}", "", own)
         assert not re.search(r"\{\{|\}\}|\{%|%\}|\{#|#\}", own + path), (project, path)
         assert not re.search(r"[ \t]$", text, re.MULTILINE), (project, path)
@@ -130,6 +130,7 @@ OF_FEATURES = {
     "telemetry": (
         "deploy/grafana",
         "deploy/prometheus",
+        "docs/runbook.md",
         "src/*/workerbase/telemetry",
         "tests/test_metrics.py",
     ),
@@ -139,6 +140,7 @@ OF_FEATURES = {
 
 OF_TWO_FEATURES = {
     "deploy/kubernetes/base/groups.yaml": {"kubernetes", "streams"},
+    "deploy/kubernetes/base/prometheus-rule.yaml": {"kubernetes", "telemetry"},
     "deploy/kubernetes/base/service-monitor.yaml": {"kubernetes", "telemetry"},
     "src/*/workerbase/devtools/messages": {"devtools", "streams"},
 }
@@ -322,6 +324,49 @@ def test_the_cover_is_pairwise() -> None:
 
 def test_it_needs_no_trust() -> None:
     assert not {"_tasks", "_migrations", "_jinja_extensions"} & set(COPIER)
+
+
+def test_one_version_of_uv_and_of_ruff_is_used_everywhere(
+    projects: dict[str, tuple[Answers, Path]],
+) -> None:
+    uv: set[str] = set()
+    for path in (*matching(projects, ".github/workflows/*.yml"), *ROOT.glob(".github/workflows/*")):
+        text = path.read_text("utf-8")
+        steps = re.findall(r"astral-sh/setup-uv@.*\n(.*\n.*\n)", text)
+        assert text.count("astral-sh/setup-uv@") == len(steps)
+        for step in steps:
+            uv.update(re.findall(r'^ *version: "(.*)"$', step, re.MULTILINE) or ["none"])
+    for path in matching(projects, "Dockerfile"):
+        uv.update(re.findall(r"ghcr.io/astral-sh/uv:(\S+)", path.read_text("utf-8")))
+    assert len(uv) == 1
+    for path in matching(projects, ".pre-commit-config.yaml"):
+        hooks = [
+            hook
+            for repository in yaml.safe_load(path.read_text("utf-8"))["repos"]
+            for hook in repository["hooks"]
+            if hook["id"].startswith("ruff")
+        ]
+        assert [hook["entry"].partition(" --")[0] for hook in hooks] == [
+            "uv run ruff check",
+            "uv run ruff format",
+        ]
+    for path in (*matching(projects, ".github/dependabot.yml"), ROOT / ".github/dependabot.yml"):
+        assert "package-ecosystem: pre-commit" in path.read_text("utf-8")
+
+
+def test_a_project_names_each_python_that_its_ci_tests_and_no_other(
+    projects: dict[str, tuple[Answers, Path]],
+) -> None:
+    for answers, project in projects.values():
+        metadata = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+        oldest, newest = metadata["requires-python"].removeprefix(">=").split(",<3.")
+        pythons = [f"3.{minor}" for minor in range(int(oldest.split(".")[1]), int(newest))]
+        named = [c.rpartition(" ")[2] for c in metadata["classifiers"] if ":: 3." in c]
+        assert named == pythons
+        assert f"ARG PYTHON_VERSION={pythons[-1]}\n" in (project / "Dockerfile").read_text("utf-8")
+        if answers.get("ci") != "none":
+            workflow = (project / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+            assert f"python: {json.dumps(pythons)}\n" in workflow
 
 
 def test_rendered_workflows_pin_actions_as_ours_do(

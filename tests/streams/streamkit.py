@@ -21,9 +21,11 @@ from workerbase.broker.redis_errors import is_missing_group
 from workerbase.leasing.held_leases import HeldLeases
 from workerbase.process.service import WorkerContext
 from workerbase.process.settings import resolved_settings
-from workerbase.streams import EventContext, EventRouter, Streams
+from workerbase.streams import EventContext, EventRouter, Stream, Streams
 from workerbase.streams.consumer import BLOCK_MS, Consumer
+from workerbase.streams.entry import Delivery
 from workerbase.streams.events import Event
+from workerbase.streams.leases import StreamLeases
 from workerbase.streams.publish import publish
 from workerbase.streams.settlement import StreamSettlement
 from workerbase.testing.redis_server import Server
@@ -34,6 +36,9 @@ STREAM = "work"
 GROUP = "workers"
 RECORD = "record"
 """List of what the worker processes did, in order."""
+
+
+OWN = Stream(STREAM, start="beginning", own=True)
 
 
 class Work(Event, type="work", stream=STREAM):
@@ -317,6 +322,12 @@ async def abandon(redis: RedisClient, entry_id: str, deliveries: int = 1) -> Non
 async def abandon_first(redis: RedisClient, entry_id: str) -> None:
     await read_as(redis, "dead")
     await abandon(redis, entry_id)
+
+
+async def reclaim(leases: StreamLeases, limit: int = 1) -> list[Delivery]:
+    """Reclaim the oldest entries whose leases have ended."""
+    expired = await leases.expired(max_deliveries=3)
+    return await leases.reclaim([entry.entry_id for entry in expired[:limit]])
 
 
 async def owners(redis: RedisClient) -> dict[str, tuple[str, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from streamkit import (
     GROUP,
+    OWN,
     STREAM,
     Work,
     consuming,
@@ -23,7 +24,7 @@ from streamkit import (
 )
 from waiting import until
 from workerbase.broker import codec, keys
-from workerbase.streams import EventContext, EventRouter
+from workerbase.streams import EventContext, EventRouter, Stream
 from workerbase.streams.janitor import Janitor
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
@@ -33,7 +34,7 @@ ConfigFor = Callable[..., Config]
 
 
 def janitor_of(redis: RedisClient, config: Config) -> Janitor:
-    router = EventRouter()
+    router = EventRouter(OWN)
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None: ...
@@ -182,24 +183,29 @@ async def test_a_pass_brings_all_parked_events_back_and_a_sweep_removes_idle_con
     ]
 
 
-@pytest.mark.parametrize("trim", [True, False])
-async def test_trimming_can_be_switched_off(
-    redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any, trim: bool
+@pytest.mark.parametrize("switches", [(True, True), (False, True), (True, False)])
+async def test_only_streams_that_are_declared_own_are_trimmed_unless_it_is_switched_off(
+    each: RedisClient,
+    each_server: Server,
+    config_for: ConfigFor,
+    monkeypatch: Any,
+    switches: tuple[bool, bool],
 ) -> None:
     monkeypatch.setattr("workerbase.streams.janitor.PERIOD_S", 0.05)
-    router = EventRouter()
+    trim, own = switches
+    router = EventRouter(Stream(STREAM, start="beginning", own=own))
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None: ...
 
-    async with consuming(router, config_for(server, trim=trim)) as consumer:
-        await send(redis, *range(10))
+    async with consuming(router, config_for(each_server, trim=trim)) as consumer:
+        await send(each, *range(10))
         await until(lambda: consumer.counts["handled"] == 10)
-        if trim:
-            await until(lambda: _is_empty(redis))
+        if trim and own:
+            await until(lambda: _is_empty(each))
         else:
             await asyncio.sleep(0.3)
-    assert await length(redis, STREAM) == (0 if trim else 10)
+    assert await length(each, STREAM) == (0 if trim and own else 10)
 
 
 async def _is_empty(redis: RedisClient) -> bool:

@@ -29,6 +29,7 @@ from streamkit import (
     expire_leases,
     make_group,
     pending,
+    reclaim,
     run_jobs,
     send,
     settlement_of,
@@ -43,6 +44,7 @@ from workerbase.streams.entry import Delivery, EntryHeader
 from workerbase.streams.janitor import Janitor
 from workerbase.streams.leases import StreamLeases
 from workerbase.streams.settlement import StreamSettlement
+from workerbase.streams.suspects import Note
 from workerbase.testing.redis_server import Server
 from workerbase.types import EntryId
 from workerconfig import Config
@@ -182,7 +184,7 @@ class Machine(RuleBasedStateMachine):
         self.do(self.reclaim(self.members[who], limit))
 
     async def reclaim(self, member: Member, limit: int = 1) -> int:
-        reclaimed = await member.leases.reclaim(limit)
+        reclaimed = await reclaim(member.leases, limit)
         assert len(reclaimed) <= limit
         for entry in reclaimed:
             assert not entry.deleted, "nobody deletes what is pending"
@@ -190,7 +192,9 @@ class Machine(RuleBasedStateMachine):
             if delivery.deliveries >= MAX_DELIVERIES:
                 decision = DeadLetter("poison")
                 await member.settlement.set_aside(delivery, ValueError("poison"), decision, 1)
-            elif await member.leases.count_delivery(delivery):
+            elif await member.leases.start(
+                (delivery.entry_id, delivery.deliveries + 1, Note(starting=True))
+            ):
                 member.hand[delivery.entry_id] = delivery
         return len(reclaimed)
 

@@ -1,11 +1,13 @@
 """Nothing grows without bound."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from streamkit import (
     GROUP,
+    OWN,
     STREAM,
     Work,
     consuming,
@@ -21,7 +23,10 @@ from waiting import until
 from workerbase.broker import codec, keys
 from workerbase.errors import PermanentError
 from workerbase.inspector.dead_letters import DeadLetterQueue
+from workerbase.leasing import prefetch_queue
+from workerbase.leasing.prefetch_queue import MAX_FETCHED
 from workerbase.streams import EventContext, EventRouter
+from workerbase.streams.publish import publish
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config
@@ -55,7 +60,7 @@ async def test_a_soak_through_all_fates_leaves_no_key_behind(
 ) -> None:
     monkeypatch.setattr("workerbase.streams.janitor.PERIOD_S", 0.05)
     monkeypatch.setattr(logging.getLogger("workerbase.streams.settlement"), "disabled", True)
-    router = EventRouter()
+    router = EventRouter(OWN)
 
     @router.on(Work)
     async def handle(event: Work, ctx: EventContext) -> None:
@@ -105,3 +110,29 @@ async def test_a_soak_through_all_fates_leaves_no_key_behind(
     assert {key for key in expiring if await redis.execute_command("TTL", key) < 0} == set()
     assert await pending(redis) == []
     assert await redis.execute_command("XINFO", "CONSUMERS", STREAM, GROUP) != []
+
+
+async def test_large_messages_are_not_read_far_ahead(
+    redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
+) -> None:
+    size, bound = 100_000, 4_000_000
+    monkeypatch.setattr(prefetch_queue, "MAX_HELD_BYTES", bound)
+    router, go = EventRouter(), asyncio.Event()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        if len(event.kind) == size:
+            await go.wait()
+
+    async with consuming(router, config_for(server, concurrency=100)) as consumer:
+        await send(redis, *range(2_000))  # quick and small: it reads far ahead
+        await until(lambda: consumer.counts["handled"] == 2_000)
+        for first in range(0, 600, 50):
+            await publish(redis, *(Work(number=first + n, kind="x" * size) for n in range(50)))
+        await until(lambda: consumer._queue.running)
+        await asyncio.sleep(0.5)
+        held = len(await pending(redis)) * size
+        assert bound / 2 < held <= bound + MAX_FETCHED * size
+        go.set()
+        await until(lambda: consumer.counts["handled"] == 2_600)
+        assert consumer._queue._held_bytes == 0

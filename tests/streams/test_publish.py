@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis as sync
+from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase import WorkerConfig
 from workerbase.broker import codec
-from workerbase.errors import RegistrationError
+from workerbase.errors import PayloadError, RegistrationError
 from workerbase.streams import Event, EventPublisher, publish
 from workerbase.streams.publish import MAX_BATCH
 from workerbase.testing.redis_server import Server
@@ -111,3 +112,19 @@ async def test_a_batch_that_redis_refuses_is_refused_as_a_whole(
             events.publish_sync(OrderPlaced(order_id=1))
         own_server.start()
         assert len(events.publish_sync(OrderPlaced(order_id=1))) == 1
+
+
+class Invited(Event, type="user.invited", stream="users"):
+    token: SecretStr
+
+
+async def test_an_event_that_would_be_read_differently_is_refused_with_its_batch(
+    events: EventPublisher, client: RedisClient, admin: sync.Redis
+) -> None:
+    batch = [UserJoined(name="a"), Invited(token=SecretStr("tok-123"))]
+    refusal = "event user.invited: field 'token'.*asterisks"
+    with pytest.raises(PayloadError, match=refusal):
+        events.publish_sync(*batch)
+    with pytest.raises(PayloadError, match=refusal):
+        await publish(client, *batch)
+    assert admin.keys() == []

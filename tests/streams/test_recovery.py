@@ -27,12 +27,14 @@ from streamkit import (
 from waiting import until
 from workerbase.broker import keys
 from workerbase.leasing.held_leases import HeldLeases
+from workerbase.leasing.outage_grace import OutageGrace
 from workerbase.leasing.prefetch_queue import PrefetchQueue
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.entry import Delivery
 from workerbase.streams.leases import StreamLeases
 from workerbase.streams.recovery import Recoverer
 from workerbase.streams.settlement import StreamSettlement
+from workerbase.streams.suspects import Expired
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config
@@ -74,7 +76,7 @@ async def test_a_missing_group_is_not_an_outage(
         created.set()
 
     class Failing(StreamLeases):
-        async def any_expired(self) -> bool:
+        async def expired(self, *_: object, **__: object) -> list[Expired]:
             asked.set()
             raise error
 
@@ -89,6 +91,7 @@ async def test_a_missing_group_is_not_an_outage(
         held=held,
         queue=PrefetchQueue(1, 0),
         settlement=StreamSettlement(worker=worker, held=held, group=GROUP, consumer="me"),
+        grace=OutageGrace(config.lease_timeout),
         create_groups=create_groups,
     )
     looking = asyncio.create_task(recoverer.run())
@@ -127,33 +130,6 @@ async def test_an_entry_is_delivered_as_often_as_configured_and_then_is_poison(
     assert await pending(each) == []
 
 
-@pytest.mark.parametrize("last", [0, 1])
-async def test_nothing_else_runs_beside_a_last_delivery(
-    redis: RedisClient, server: Server, config_for: ConfigFor, last: int
-) -> None:
-    """Whether others started before it, or were about to; and nothing that is new."""
-    router, running, beside = EventRouter(), set[int](), list[set[int]]()
-
-    @router.on(Work)
-    async def handle(event: Work, ctx: EventContext) -> None:
-        running.add(event.number)
-        await asyncio.sleep(0.4)
-        if last in running:
-            beside.append(running - {last})
-        running.remove(event.number)
-
-    await make_group(redis)
-    ids = await send(redis, 0, 1)
-    await read_as(redis, "dead")
-    for number, entry_id in enumerate(ids):
-        await abandon(redis, entry_id, 2 if number == last else 1)
-    async with consuming(router, config_for(server, max_deliveries=3)) as consumer:
-        await until(lambda: running)
-        await send(redis, 2, 3)
-        await until(lambda: consumer.counts["handled"] == 4)
-    assert beside == [set()]
-
-
 async def test_a_suspect_is_alone_for_a_moment_only(
     redis: RedisClient, server: Server, config_for: ConfigFor
 ) -> None:
@@ -173,7 +149,6 @@ async def test_a_suspect_is_alone_for_a_moment_only(
         await send(redis, 2)
         assert started == [0]
         await until(lambda: sorted(started) == [0, 1, 2])
-        assert started[:2] == [0, 1]
         go.set()
 
 
@@ -272,14 +247,14 @@ async def test_an_outage_in_the_middle_of_a_recovery_only_delays_it(
     redis: RedisClient, server: Server, config_for: ConfigFor, monkeypatch: Any
 ) -> None:
     """The entry is reclaimed but not started: whoever comes next must be able to reclaim it."""
-    begin, failures = StreamLeases.count_delivery, [ConnectionError("gone")]
+    begin, failures = StreamLeases.start, [ConnectionError("gone")]
 
-    async def fails_once(self: StreamLeases, delivery: Any) -> bool:
+    async def fails_once(self: StreamLeases, *starts: Any) -> bool:
         if failures:
             raise failures.pop()
-        return await begin(self, delivery)
+        return await begin(self, *starts)
 
-    monkeypatch.setattr(StreamLeases, "count_delivery", fails_once)
+    monkeypatch.setattr(StreamLeases, "start", fails_once)
     router, contexts, _ = recorder()
     await make_group(redis)
     await send(redis, 1)

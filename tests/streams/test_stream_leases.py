@@ -16,6 +16,7 @@ from streamkit import (
     owners,
     pending,
     read_as,
+    reclaim,
     recorder,
     send,
 )
@@ -23,6 +24,7 @@ from waiting import until
 from workerbase.leasing.terms import IDLE_SHARE
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.leases import StreamLeases
+from workerbase.streams.suspects import Note
 from workerbase.testing.redis_server import Server
 from workerbase.types import EntryId, RedisClient
 from workerconfig import Config
@@ -142,14 +144,26 @@ async def test_released_entries_can_be_reclaimed_at_once_and_count_as_undelivere
     await read_as(each, "me")
     mine = StreamLeases(each, STREAM, GROUP, "me", 10.0)
     other = StreamLeases(each, STREAM, GROUP, "other", 10.0)
-    assert await other.reclaim() == []
+    assert await reclaim(other) == []
     assert await mine.release_all([EntryId(first)]) == 1
-    (reclaimed,) = await other.reclaim(10)
+    (reclaimed,) = await reclaim(other, 10)
     assert reclaimed.entry_id == second
     assert reclaimed.deliveries == 0
-    assert await other.reclaim() == []
-    assert await other.count_delivery(reclaimed)
+    assert await reclaim(other) == []
+    assert await other.start((reclaimed.entry_id, 1, Note()))
+    assert await owners(each) == {first: ("me", 1), second: ("other", 1)}
+
+
+async def test_what_may_have_ended_a_worker_is_released_with_its_count(each: RedisClient) -> None:
+    await make_group(each)
+    (entry_id,) = await send(each, 1)
+    await read_as(each, "me")
+    mine = StreamLeases(each, STREAM, GROUP, "me", 10.0)
+    assert await mine.release_all(as_counted=[entry_id]) == 1
+    assert await mine.release_all() == 0, "once is enough"
+    (reclaimed,) = await reclaim(StreamLeases(each, STREAM, GROUP, "other", 10.0))
     assert reclaimed.deliveries == 1
+    assert not reclaimed.counted
 
 
 async def test_only_a_consumer_that_holds_nothing_leaves_the_group(each: RedisClient) -> None:
@@ -215,8 +229,8 @@ async def test_an_entry_is_abandoned_when_its_lease_has_ended_and_not_before(
         await each.execute_command(
             "XCLAIM", STREAM, GROUP, "dead", 0, entry_id, "IDLE", int(idle_s * 1000)
         )
-        assert await leases_of(each).any_expired() == expected
-        assert bool(await leases_of(each).reclaim()) == expected
+        assert bool(await leases_of(each).expired(3)) == expected
+        assert bool(await leases_of(each).reclaim([EntryId(entry_id)])) == expected
 
 
 async def test_only_what_was_abandoned_is_reclaimed(each: RedisClient) -> None:
@@ -225,8 +239,8 @@ async def test_only_what_was_abandoned_is_reclaimed(each: RedisClient) -> None:
     await read_as(each, "busy")
     for index, deliveries in ((1, 3), (3, 2), (4, 1)):
         await abandon(each, ids[index], deliveries)
-    first = await leases_of(each).reclaim(2)
-    rest = await leases_of(each).reclaim(10)
+    first = await reclaim(leases_of(each), 2)
+    rest = await reclaim(leases_of(each), 10)
     reclaimed = [(found.entry_id, found.deliveries) for found in (*first, *rest)]
     assert len(first) == 2, "the oldest, and no more than asked for"
     assert reclaimed == [(ids[1], 3), (ids[3], 2), (ids[4], 1)]
@@ -240,10 +254,10 @@ async def test_what_another_has_reclaimed_meanwhile_is_not_started(each: RedisCl
     await make_group(each)
     (entry_id,) = await send(each, 1)
     await abandon_first(each, entry_id)
-    (found,) = await leases_of(each).reclaim()
+    (found,) = await reclaim(leases_of(each))
     await each.execute_command("XCLAIM", STREAM, GROUP, "other", 0, entry_id)
     before = await owners(each)
-    assert not await leases_of(each).count_delivery(found)
+    assert not await leases_of(each).start((found.entry_id, 2, Note()))
     assert await owners(each) == before
 
 
@@ -253,11 +267,11 @@ async def test_what_was_deleted_meanwhile_is_not_started(
     await make_group(each)
     (entry_id,) = await send(each, 1)
     await abandon_first(each, entry_id)
-    (found,) = await leases_of(each).reclaim()
+    (found,) = await reclaim(leases_of(each))
     await each.execute_command("XDEL", STREAM, entry_id)
     # Redis 6.2 does not notice; we have its message, and may as well handle it.
     noticed = not each_server.version.startswith("redis 6")
-    assert await leases_of(each).count_delivery(found) != noticed
+    assert await leases_of(each).start((found.entry_id, 2, Note())) != noticed
 
 
 async def test_what_was_reclaimed_and_not_started_is_released_undelivered(
@@ -267,9 +281,9 @@ async def test_what_was_reclaimed_and_not_started_is_released_undelivered(
     (entry_id,) = await send(each, 1)
     await read_as(each, "dead")
     await abandon(each, entry_id, deliveries=0)
-    assert len(await leases_of(each).reclaim()) == 1
+    assert len(await reclaim(leases_of(each))) == 1
     assert await leases_of(each).release_all() == 1
-    (found,) = await leases_of(each, "other").reclaim()
+    (found,) = await reclaim(leases_of(each, "other"))
     assert found.deliveries == 0
 
 

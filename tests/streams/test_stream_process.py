@@ -88,7 +88,7 @@ async def test_a_message_that_kills_its_worker_is_dead_lettered_and_innocents_su
 async def test_innocents_outlive_a_killer_that_takes_its_time(
     redis: RedisClient, server: Server, tmp_path: Path
 ) -> None:
-    """On its last delivery nothing else runs beside it, however long it takes to kill."""
+    """On its last delivery no other suspect runs beside it, however long it takes to kill."""
     await make_group(redis)
     await send(redis, 99, kind="late killer", seconds=0.5)
     await send(redis, 0, 1, 2, seconds=1.0)

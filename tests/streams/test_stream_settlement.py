@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from streamkit import (
     nothing_pending,
     pending,
     read_as,
+    reclaim,
     run_jobs,
     send,
     settlement_of,
@@ -201,6 +203,18 @@ async def test_a_retry_waits_for_its_delay_and_a_queue_of_another_kind_loses_not
     assert float(due) / 1000 == pytest.approx(time.time() + 30, abs=5)
 
 
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+async def test_a_retry_is_due_by_the_clock_of_redis_not_by_that_of_the_host(
+    each: RedisClient, monkeypatch: pytest.MonkeyPatch, skew_s: int
+) -> None:
+    entry = await delivered(each)
+    host = SimpleNamespace(time=lambda: time.time() + skew_s, monotonic=time.monotonic)
+    monkeypatch.setattr("workerbase.streams.settlement.time", host)
+    assert await settlement_of(each).retry(entry, ValueError("no"), Retry(30.0)) == "retried"
+    _, due = await each.execute_command("ZRANGE", "arq:queue", 0, -1, "WITHSCORES")
+    assert float(due) / 1000 == pytest.approx(time.time() + 30, abs=5)
+
+
 async def test_dying_between_the_dead_letter_and_anything_else_is_impossible(
     each: RedisClient,
 ) -> None:
@@ -267,7 +281,7 @@ def test_whatever_order_of_steps_a_message_is_in_one_place(
             elif step == "expire":
                 await expire_leases(redis)
             else:
-                await StreamLeases(redis, STREAM, GROUP, "other", 1.0).reclaim()
+                await reclaim(StreamLeases(redis, STREAM, GROUP, "other", 1.0))
         in_stream = {row["message_id"].decode() for row in await pending(redis)}
         undelivered = await read_as(redis, "counter")
         jobs = await redis.execute_command("ZCARD", "arq:queue")

@@ -107,3 +107,20 @@ async def test_a_key_of_another_kind_is_an_error(each: RedisClient, each_server:
     await each.execute_command("SET", STREAM, "text")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await status(each, each_server)
+
+
+async def test_an_entry_that_nobody_renews_is_told_by_the_time_since_its_delivery(
+    each: RedisClient, each_server: Server
+) -> None:
+    await each.execute_command("XADD", STREAM, "1000-0", "type", "work")  # published long ago
+    await make_group(each)
+    await read_as(each, "somebody")
+    found = await status(each, each_server)
+    assert found.longest_idle_s == 0  # delivered just now
+    assert found.oldest_in_work_s is not None
+    assert found.oldest_in_work_s > 1_000_000
+    claim = ("XCLAIM", STREAM, GROUP, "somebody", 0, "1000-0", "IDLE", 700_000)
+    await each.execute_command(*claim)
+    idle = (await status(each, each_server)).longest_idle_s
+    assert idle is not None
+    assert 700 <= idle < 800

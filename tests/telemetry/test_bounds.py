@@ -95,7 +95,7 @@ class Counting:
 
 
 async def add_dead_letter(client: RedisClient, number: int, error_type: str = "ValueError") -> None:
-    letter = ("_error_type", error_type, "_error", f"{'x' * (number + 1)} failed", "type", "order")
+    letter = ("_error_type", error_type, "_error", "failed", "type", "order", "_where", str(number))
     await client.execute_command("XADD", "orders:dlq", "*", *letter)
 
 

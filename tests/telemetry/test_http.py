@@ -104,11 +104,11 @@ async def test_head_has_no_body(ask: Ask) -> None:
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", "400 Bad Request"),
         (b"GET \xff\xfe HTTP/1.1\r\n\r\n", "400 Bad Request"),
         (get("/metrics", more="no colon\r\n"), "400 Bad Request"),
-        (get("/metrics", more=" folded: x\r\n"), "400 Bad Request"),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", "400 Bad Request"),  # names no host
         (get("/metrics", more="Content-Length : 0\r\n"), "400 Bad Request"),
         (get("/metrics", more="Content-Length: 5\r\n") + b"hello", "413 "),
         (get("/metrics", more="Transfer-Encoding: chunked\r\n"), "413 "),
-        (get("/metrics", more=f"X: {'x' * MAX_HEAD_BYTES}\r\n"), "431 "),
+        (get("/metrics", more=f"X: {'x' * 2 * MAX_HEAD_BYTES}\r\n"), "431 "),
         (b"x" * (MAX_HEAD_BYTES + 10), "431 "),
     ],
     ids=lambda given: repr(given)[:60],

@@ -251,7 +251,7 @@ def test_a_terminal_gets_readable_lines(monkeypatch: pytest.MonkeyPatch) -> None
     assert first.split()[1:6] == ["[info", "]", "hello", "[workerbase.jobs]", "attempt=1"]
     assert "job_id=j1" in first
     assert "\x1b" not in output.getvalue()
-    assert "\nValueError: cannot reach redis://[redacted]@cache" in output.getvalue()
+    assert "\n  ValueError: cannot reach redis://[redacted]@cache" in output.getvalue()
     assert "hunter2" not in output.getvalue().replace(SOURCE, "")
 
 
@@ -276,3 +276,40 @@ def test_standard_error_is_where_it_goes(capsys: pytest.CaptureFixture[str]) -> 
     out, err = capsys.readouterr()
     assert (out, json.loads(err)["message"]) == ("", "hello")
     assert logging.getLogger().handlers[0].__dict__["stream"] is sys.stderr
+
+
+HOSTILE = "first\n2026-01-01 INFO forged\x1b[31m\x00\u202eend"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["JSON", "terminal"])
+def test_no_text_of_others_reaches_the_log_as_it_is(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    logs.configure(WorkerConfig(), stream=stream)
+    logging.getLogger("x").warning("failed: %s", HOSTILE, extra={"event_type": HOSTILE})
+    structlog.get_logger("x").warning(HOSTILE, event_type=HOSTILE)
+    try:
+        fail_with(HOSTILE)
+    except ValueError:
+        logging.getLogger("x").exception("failed")
+
+    text = stream.getvalue()
+    assert not set(text) & set("\x1b\x00\u202e")
+    assert not any(line.startswith("2026-01-01") for line in text.splitlines())
+    assert text.count("forged") == 5
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["JSON", "terminal"])
+def test_an_error_of_any_size_is_bounded(stream: io.StringIO) -> None:
+    logs.configure(WorkerConfig(), stream=stream)
+    try:
+        fail_with("x" * 50_000_000)
+    except ValueError as exc:
+        logging.getLogger("x").error("failed: %s", exc, exc_info=exc)  # noqa: TRY400
+    assert "in fail_with" in stream.getvalue() or '"fail_with"' in stream.getvalue()
+    assert len(stream.getvalue()) < 40_000
+
+
+def fail_with(text: str) -> None:
+    raise ValueError(text)

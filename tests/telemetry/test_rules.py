@@ -108,6 +108,26 @@ def test_every_alert_has_a_summary_and_is_tested_both_ways(project: Path) -> Non
         assert rule["annotations"]["summary"]
 
 
+def test_every_alert_has_a_runbook(project: Path) -> None:
+    text = (project / "docs/runbook.md").read_text("utf-8")
+    sections = re.findall(r"^## (\w+)$", text, re.MULTILINE)
+    assert sections == [rule["alert"] for rule in rules(project)]
+    for rule in rules(project):
+        address = rule["annotations"]["runbook_url"]
+        assert address.endswith(f"/blob/main/docs/runbook.md#{rule['alert'].lower()}")
+
+
+def test_the_manifest_for_the_operator_has_the_same_rules(projects: dict[str, Path]) -> None:
+    project = projects["scaled"]
+    manifest = project / "deploy/kubernetes/base/prometheus-rule.yaml"
+    found = yaml.safe_load(manifest.read_text("utf-8"))
+    assert found["kind"] == "PrometheusRule"
+    (group,) = found["spec"]["groups"]
+    assert (group["name"], group["rules"]) == ("worker", rules(project))
+    resources = yaml.safe_load((manifest.parent / "kustomization.yaml").read_text("utf-8"))
+    assert "prometheus-rule.yaml" in resources["resources"]
+
+
 def test_promtool_accepts_the_rules_and_their_tests(project: Path, tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

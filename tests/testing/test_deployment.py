@@ -1,6 +1,7 @@
 """What a deployment must grant a worker, derived from its configuration."""
 
 import pytest
+from pydantic import Field
 from workerbase import BaseArqWorkerSettings
 from workerbase.config import WorkerConfig
 from workerbase.streams import StreamsConfig
@@ -48,3 +49,24 @@ def test_a_file_of_variables_configures_what_the_class_does_not(
     assert found.job_timeout == 120
     assert (found.lease_timeout, found.max_jobs) == (15, 20)
     assert configured(Settings, Config, "").concurrency == StreamsConfig().concurrency
+
+
+def test_settings_of_each_kind_are_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config(WorkerConfig):
+        api_key: str
+        hosts: list[str] = Field(default=["h"])
+        shares: dict[str, int] = Field(default_factory=lambda: {"eu": 1})
+        url: str = Field(default="none", validation_alias="DATABASE_URL")
+
+    monkeypatch.setenv("WORKER_API_KEY", "key")
+    monkeypatch.setenv("DATABASE_URL", "of this machine")
+
+    class Settings(BaseArqWorkerSettings):
+        config = Config.load()
+
+    found = configured(Settings, Config, "")
+    assert (found.api_key, found.hosts, found.shares) == ("key", ["h"], {"eu": 1})
+    assert found.url == "none"
+    written = '  WORKER_HOSTS: \'["a", "b"]\'\n  DATABASE_URL: db\nWORKER_API_KEY=other\n'
+    found = configured(Settings, Config, written)
+    assert (found.api_key, found.hosts, found.url) == ("other", ["a", "b"], "db")

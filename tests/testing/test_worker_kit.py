@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from arq.connections import ArqRedis
+from pydantic import SecretStr
 from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, WorkerConfig, task
 from workerbase.jobs import LeasedJobs
 from workerbase.process.service import worker_of
 from workerbase.streams import Event, EventContext, EventRouter, Streams, publish, publish_fields
+from workerbase.task_utils import get_config
 from workerbase.testing import Run, WorkerKit, worker_kit
 from workerconfig import Config
 
@@ -135,6 +139,13 @@ async def test_configuration_and_lifespan_are_those_of_the_worker(
     await kit.__aenter__()
 
 
+async def test_it_speaks_the_protocol_of_the_worker_whatever_redis_py_prefers(
+    kit: WorkerKit,
+) -> None:
+    client = cast("ArqRedis", kit.redis)
+    assert client.connection_pool.connection_kwargs["protocol"] == 2
+
+
 async def test_two_kits_share_nothing(tmp_path: Path) -> None:
     async with (
         WorkerKit(Leased, str(tmp_path / "one")) as one,
@@ -186,8 +197,52 @@ async def test_what_does_not_come_to_rest_is_reported_with_what_was_done(
             await kit.enqueue(double.job(1))
             await kit.enqueue(stuck.job())
         done = "fine handled" if kind == "message" else "double handled"
-        with pytest.raises(TimeoutError, match=f"within 0.3 s; so far: {done}$"):
+        hangs = r"\S*stuck \([\w-]+\)"
+        with pytest.raises(TimeoutError, match=rf"in 0.3 s; running: {hangs}; so far: {done}$"):
             await kit.run()
+
+
+@pytest.mark.parametrize("settings", [Leased, Arq])
+@pytest.mark.parametrize("keep_result", [0, 60])
+async def test_the_jobs_that_ended_are_reported_with_their_results(
+    tmp_path: Path, settings: type[BaseArqWorkerSettings], keep_result: float
+) -> None:
+    own = Config(max_retries=2, queue_name="mine", keep_result=keep_result)
+    async with WorkerKit(settings, str(tmp_path / "healthy"), config=own) as kit:
+        await kit.enqueue(double.job(21), _job_id="first")
+        first = await kit.run()
+        await kit.enqueue(double.job(number=-1), _job_id="second")
+        second = await kit.run()
+    (job,) = first.jobs
+    assert (job.job_id, job.function, job.args, job.success) == ("first", "double", (21,), True)
+    assert job.result == 42
+    (failed,) = second.jobs
+    assert (failed.job_id, failed.kwargs, failed.success) == ("second", {"number": -1}, False)
+    assert "negative" in str(failed.result)
+
+
+async def test_a_configuration_for_the_test_reaches_the_lifespan_and_all_else(
+    tmp_path: Path,
+) -> None:
+    state.clear()
+    seen_by_task: list[str] = []
+
+    @task()
+    async def look(ctx: Ctx) -> None:
+        seen_by_task.append(get_config(ctx).queue_name)
+
+    class Settings(Leased):
+        functions = (look,)
+
+    own = Config(queue_name="of the test", redis_dsn=SecretStr("redis://test"))
+    async with WorkerKit(Settings, str(tmp_path / "healthy"), config=own) as kit:
+        assert state == ["entered with of the test"]
+        assert kit.config == own
+        assert get_config(kit.ctx) == own
+        await kit.enqueue(look.job())
+        assert (await kit.run()).handled == [look.name]
+    assert seen_by_task == ["of the test"]
+    assert Leased.config.queue_name == "mine"
 
 
 def test_a_run_without_work_has_no_outcomes() -> None:

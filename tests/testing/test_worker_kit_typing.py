@@ -9,8 +9,11 @@ import pytest
 from processkit import BASE
 
 USE = """
-from workerbase import Ctx, task
+from workerbase import BaseArqWorkerSettings, Ctx, WorkerConfig, task
 from workerbase.testing import Run, WorkerKit
+
+def make(settings: type[BaseArqWorkerSettings], config: WorkerConfig) -> WorkerKit:
+    return WorkerKit(settings, "healthy", config=config)
 
 @task()
 async def send(ctx: Ctx, user_id: int) -> str:
@@ -21,7 +24,9 @@ async def use(kit: WorkerKit) -> list[str]:
     await kit.enqueue("send", 42)
     await kit.enqueue(send.job("42"))  # type: ignore
     result: Run = await kit.run()
-    return [*result.handled, *(entry.error for entry in await kit.dead_letters("x")), str(job)]
+    results = [f"{job.function}{job.args}: {job.result}" for job in result.jobs]
+    dead = [entry.error for entry in await kit.dead_letters("x")]
+    return [*results, *result.handled, *dead, str(job)]
 """
 
 

@@ -29,7 +29,9 @@ exit {suite}
 GH = """#!/bin/sh
 echo "gh $*" >> "{log}"
 case "$1 $2" in
-  "pr list") echo {open} ;;
+  "pr list")
+    [ "$5 $6" = "--state all" ] || exit 64
+    echo {requests} ;;
   "pr create") cp "$RUNNER_TEMP/body.md" "{log}.body" ;;
 esac
 """
@@ -42,7 +44,8 @@ class Job:
     project: Project
     folder: Path
     suite: int = 0
-    open_requests: int = 0
+    requests: int = 0
+    """Pull requests for the branch, open or closed."""
 
     @property
     def origin(self) -> Path:
@@ -64,7 +67,7 @@ class Job:
             "python": sys.executable,
             "log": self.folder / "log",
             "suite": self.suite,
-            "open": self.open_requests,
+            "requests": self.requests,
         }
         for name, text in (("uvx", UVX), ("uv", UV), ("gh", GH)):
             (tools / name).write_text(text.format(**words))
@@ -151,8 +154,8 @@ def test_it_pushes_the_update_and_opens_a_pull_request_with_the_changelog(update
     assert updated.calls.splitlines() == [
         "uv sync",
         "uv run pytest",
+        f"gh pr list --head {branch} --state all --json number --jq length",
         "gh auth setup-git",
-        f"gh pr list --head {branch} --json number --jq length",
         f"{create} --body-file {updated.folder}/body.md",
     ]
     first, *changes = updated.body.splitlines()
@@ -160,13 +163,44 @@ def test_it_pushes_the_update_and_opens_a_pull_request_with_the_changelog(update
     assert changes == ["# of the next release"]
 
 
-def test_a_pull_request_that_is_open_is_only_pushed_to(updated: Job) -> None:
-    updated.open_requests = 1
+def push_as_somebody(job: Job) -> str:
+    """Push a person's commit to the branch of the update; return it."""
+    branch = f"template-{NEXT}"
+    clone = job.folder / "clone"
+    git(job.folder, "clone", "--quiet", str(job.origin), str(clone))
+    git(clone, "switch", "--quiet", "--create", branch)
+    (clone / "README.md").write_text("Mine")
+    git(clone, "commit", "--quiet", "--all", "--message", "Follow the update")
+    git(clone, "push", "--quiet", "origin", branch)
+    return git(clone, "rev-parse", "HEAD")
+
+
+def test_a_commit_of_a_person_on_the_open_branch_stays(updated: Job) -> None:
+    commit = push_as_somebody(updated)
+    updated.requests = 1
 
     assert updated.run(after=LOOKED) == ("", "")
 
-    assert f"template-{NEXT}" in git(updated.origin, "branch", "--list")
+    assert git(updated.origin, "rev-parse", f"template-{NEXT}") == commit
     assert "pr create" not in updated.calls
+
+
+def test_a_pull_request_that_was_closed_does_not_come_back(updated: Job) -> None:
+    updated.requests = 1
+
+    assert updated.run(after=LOOKED) == ("", "")
+
+    assert "pr create" not in updated.calls
+    assert git(updated.origin, "branch", "--list", "template-*") == ""
+
+
+def test_a_branch_without_a_pull_request_gets_one_and_is_not_overwritten(updated: Job) -> None:
+    commit = push_as_somebody(updated)
+
+    assert updated.run(after=LOOKED) == ("", "")
+
+    assert git(updated.origin, "rev-parse", f"template-{NEXT}") == commit
+    assert "pr create" in updated.calls
 
 
 def test_nothing_is_pushed_when_the_suite_fails(updated: Job) -> None:

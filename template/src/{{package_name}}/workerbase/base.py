@@ -4,8 +4,9 @@ It reads from top to bottom as the design states it. The machinery behind it is 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 from arq.cron import CronJob
 from arq.jobs import Job
@@ -15,12 +16,14 @@ from .delivery.arq import ArqAdapter
 from .engine.retry_policy import ErrorTypes
 from .monitor import Monitor
 from .process import hooks
-from .process.arq_names import func
-from .process.requeue import MAX_REQUEUE_ATTEMPTS, REQUEUE_TASK, requeue
+from .process.requeue import MAX_REQUEUE_ATTEMPTS, requeue
 from .process.service import Lifespan, Service
 from .process.settings import resolve
-from .process.task import AnyFunction, FunctionList
+from .process.task import AnyFunction, FunctionList, Task
 from .types import Call, Ctx, FieldValue, Hook, RedisClient
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 
 async def base_startup(ctx: Ctx) -> None:
@@ -42,24 +45,20 @@ async def requeue_to_stream(ctx: Ctx, stream_name: str, payload: Mapping[str, Fi
 
     ``payload["_retries"]`` is incremented. A count below ``max_retries`` goes back to the stream,
     any other to the dead-letter queue: five deliveries in all, by default. Running twice for one
-    failure (the same job, or the same ``_entry_id``) adds the message once.
+    failure (the same job, or the same ``_entry_id``) adds the message once. What no stream can
+    hold goes to the dead-letter queue at once.
 
     Raises:
+        PermanentError: ``stream_name`` is not the name of a stream; the job is dead-lettered.
         RequeueError: nothing was written, and arq runs the job again later.
     """
     await requeue(ctx, stream_name, payload)
 
 
-CORE_FUNCTIONS = FunctionList(
-    [
-        func(
-            cast("Any", requeue_to_stream),
-            name=REQUEUE_TASK,
-            max_tries=MAX_REQUEUE_ATTEMPTS,
-            keep_result=0,
-        )
-    ]
+_REQUEUE: Task[..., None] = Task(
+    requeue_to_stream, None, (), (), max_retries=MAX_REQUEUE_ATTEMPTS, base=None, cap=None
 )
+CORE_FUNCTIONS = FunctionList([replace(_REQUEUE.for_arq(), keep_result_s=0)])
 """Functions that every worker has; `BaseArqWorkerSettings` adds them where they are missing."""
 
 
@@ -123,7 +122,7 @@ class BaseArqService:
     """
 
     def __init__(self, config: WorkerConfig | None = None) -> None:
-        self._adapter = ArqAdapter(config)
+        self._adapter = ArqAdapter(config or WorkerConfig.load)
 
     async def init(self) -> None:
         """Open the connection and check it.

@@ -1,104 +1,32 @@
 """Settings of a worker, read from ``WORKER_*`` variables and ``.env``."""
 
-import difflib
-import os
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
-from dotenv import dotenv_values
-from pydantic import (
-    AliasChoices,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from .broker.codec import MAX_PAYLOAD_BYTES
 from .broker.dsn import RedisDsn
-from .errors import MAX_DURATION_S, ConfigError
+from .environment import ENV_PREFIX, Environment, variable
+from .errors import MAX_DURATION_S
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
 
-ENV_PREFIX = "WORKER_"
 DEFAULT_HEALTH_FILE = "/tmp/arq_worker_healthy"  # noqa: S108 - the documented path of the probe
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 
 def health_path() -> str:
     """Return the path of the health file without reading the rest of the configuration.
 
     A starting worker removes a stale file before anything else can fail.
+
+    Raises:
+        ConfigError: ``.env`` cannot be read.
     """
-    name = f"{ENV_PREFIX}HEALTH_FILE"
-    return os.environ.get(name) or dotenv_values(".env").get(name) or DEFAULT_HEALTH_FILE
-
-
-class Environment(BaseSettings):
-    """Base of every group of settings: how the environment and ``.env`` are read."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_file=".env",
-        env_file_encoding="utf-8",
-        extra="ignore",
-        frozen=True,
-        populate_by_name=True,
-        hide_input_in_errors=True,
-        validate_default=True,
-    )
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment and ``.env``.
-
-        Raises:
-            ConfigError: names every variable that is wrong; values are not repeated, because
-                they may be secrets.
-        """
-        try:
-            return cls()
-        except ValidationError as exc:
-            prefix = str(cls.model_config.get("env_prefix", ""))
-            names = _variables(cls)
-            lines = [
-                f"  {prefix}{'_'.join(names.get(str(n), str(n)) for n in problem['loc']).upper()}"
-                f": {problem['msg']}"
-                if problem["loc"]
-                else f"  {problem['msg']}"
-                for problem in exc.errors(include_url=False, include_input=False)
-            ]
-            raise ConfigError("the configuration is invalid:\n" + "\n".join(lines)) from None
-
-    @classmethod
-    def unknown_variables(cls) -> list[str]:
-        """Describe each variable with the prefix that is not a setting."""
-        prefix = str(cls.model_config.get("env_prefix", ""))
-        groups = (cls, *Environment.__subclasses__())
-        known = {name.upper() for group in groups for name in group.model_fields}
-        renamed = {variable for group in groups for variable in _variables(group)}
-        known.add("DEV_SERVER")  # for demo and tests, see `testing.redis_server`
-        found: list[str] = []
-        for name in sorted({*os.environ, *dotenv_values(".env")}):
-            rest = name.upper().removeprefix(prefix)
-            if name.upper() in renamed:
-                continue
-            if name.upper().startswith(prefix) and rest not in known:
-                near = difflib.get_close_matches(rest, known, 1)
-                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-                found.append(f"{name} is not a setting{hint}")
-        return found
-
-
-def _variables(group: type[Environment]) -> dict[str, str]:
-    """Return the variables of renamed settings, the former ones among them, and the settings."""
-    return {
-        str(variable).upper(): name
-        for name, field in group.model_fields.items()
-        if isinstance(field.validation_alias, AliasChoices)
-        for variable in field.validation_alias.choices
-    }
+    return variable(f"{ENV_PREFIX}HEALTH_FILE") or DEFAULT_HEALTH_FILE
 
 
 class WorkerConfig(Environment):

@@ -6,6 +6,7 @@
     ├── ConfigError         a setting or environment variable is wrong; the worker does not start
     ├── SettingsError       a worker settings class is wrong (raised when it is defined)
     ├── RegistrationError   a handler or task is declared in a way that cannot work
+    ├── JobIdError          a job with this id belongs to another queue of the same Redis
     ├── PayloadError        a payload cannot be written to or read from Redis
     ├── UnknownEventError   no handler is registered for the event type
     ├── PermanentError      raise it in a handler or task: retrying cannot help, dead-letter now
@@ -21,6 +22,10 @@ from pydantic import ValidationError
 
 MAX_DURATION_S = 1e9
 """Maximum of every setting and delay, in seconds: some thirty years."""
+
+
+MAX_PROBLEMS = 20
+"""Number of fields that are named where more are wrong."""
 
 
 class WorkerError(Exception):
@@ -43,6 +48,10 @@ class PayloadError(WorkerError, ValueError):
     """A payload holds something that a stream entry cannot hold."""
 
 
+class JobIdError(WorkerError, ValueError):
+    """A job with this id belongs to another queue: all queues of a Redis database share ids."""
+
+
 class UnknownEventError(WorkerError):
     """No handler is registered for this event type."""
 
@@ -57,11 +66,17 @@ class InvalidEventError(PermanentError):
     @classmethod
     def from_validation_error(cls, event_type: str, error: ValidationError) -> "InvalidEventError":
         """Describe ``error`` without the payload, which may hold secrets."""
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
-        return cls(f"{event_type}: {problems}")
+        return cls(f"{event_type}: {describe_problems(error)}")
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Name each field that is wrong and why, without the values, which may be secret."""
+    found = [
+        f"{'.'.join(map(str, problem['loc'])) or 'payload'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
+    more = len(found) - MAX_PROBLEMS
+    return "; ".join(found[:MAX_PROBLEMS]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 class TransientError(WorkerError):

@@ -7,6 +7,7 @@ monitors pays nothing, and a monitor that raises is logged and never harms the w
 import contextlib
 import logging
 import sys
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ logger = logging.getLogger(__name__)
 Kind: TypeAlias = Literal["message", "job"]
 
 Outcome: TypeAlias = Literal[
-    "handled", "retried", "dead_lettered", "parked", "held", "failed", "aborted", "lease_lost",
-    "deleted",
+    "handled", "retried", "dead_lettered", "parked", "deferred", "skipped", "failed", "aborted",
+    "lease_lost", "deleted",
 ]  # fmt: skip
 """The end of one delivery of a message, or of one attempt of a job.
 
-``held``: the breaker keeps the message for another attempt. ``failed``: the job ended with an
+``deferred``: the message waits until the breaker of its type is closed. ``skipped``: it concerns
+another consumer group; monitors do not receive this. ``failed``: the job ended with an
 error and leaves no dead letter. ``deleted``: the entry was removed while it was pending.
 """
 
@@ -91,7 +93,7 @@ class _Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        if not isinstance(error, Exception):
+        if error is None or isinstance(error, CancelledError | GeneratorExit):
             return False
         logger.error("a monitor failed; the work goes on", exc_info=error)
         return True

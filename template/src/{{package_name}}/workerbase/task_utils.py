@@ -1,9 +1,9 @@
 """Write tasks: retries, deferred and unique scheduling, typed access to ``ctx``."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Never, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, cast
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -15,6 +15,9 @@ from .errors import RegistrationError, WorkerError
 from .process.service import WorkerContext
 from .process.task import Task
 from .types import Call, Ctx
+
+if not TYPE_CHECKING:  # type checkers would take any name for an existing one
+    from .former_names import __getattr__  # noqa: F401
 
 __all__ = [
     "JobInfo",
@@ -44,6 +47,7 @@ def task(
     permanent: ErrorTypes = (),
     transient: ErrorTypes = (),
     timeout: float | timedelta | None = None,
+    aliases: Sequence[str] = (),
 ) -> Callable[[Callable[Concatenate[Ctx, P], Coroutine[Any, Any, R]]], Task[P, R]]:
     """Declare a task: retried with exponential backoff and full jitter when it raises.
 
@@ -58,6 +62,7 @@ def task(
         permanent: exceptions that a retry cannot help, beside `errors.PermanentError`.
         transient: exceptions to retry although a base class of theirs is permanent.
         timeout: maximum duration of one attempt, in seconds, instead of ``job_timeout``.
+        aliases: former names of a task that was renamed; its jobs that wait under them run, too.
         misplaced: takes the function where the parentheses are missing.
 
     Raises:
@@ -66,7 +71,7 @@ def task(
     if misplaced:
         raise RegistrationError("write @task() or @task(max_retries=…), with parentheses")
     limits = {"max_retries": max_retries, "base": backoff, "cap": backoff_max}
-    return lambda function: Task(function, timeout, permanent, transient, **limits)
+    return lambda function: Task(function, timeout, permanent, transient, aliases=aliases, **limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from redis.exceptions import (
 
 from ..monitor import Monitors
 from ..types import RedisClient
-from .redis_errors import OUTAGE_ERRORS
+from .redis_errors import OUTAGE_ERRORS, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ REFUSED_S = 2.0
 Longer than `MAX_DELAY_S`, so that what was refused is tried again before."""
 LOG_EVERY_S = 10.0
 CHECK_TIMEOUT_S = 2.0
+PARTING_S = 1.0
+"""How long a worker that stops tries to write, in all, while Redis does not answer."""
 
 _HINTS: dict[type[BaseException], str] = {
     AuthenticationError: "; the login in WORKER_REDIS_DSN is refused",
@@ -43,18 +45,30 @@ _WRONG_ADDRESS = "; is WORKER_REDIS_DSN right?"
 
 
 class RedisAvailability:
-    """Shared by all loops of a process, so that an outage is logged once and not by each loop."""
+    """Shared by all loops of a process, so that an outage is logged once and not by each loop.
+
+    Args:
+        clock: for tests.
+        monitors: are told of failures.
+        diagnose: returns what is wrong with the address of a Redis that never answered.
+    """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, monitors: Monitors | None = None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        monitors: Monitors | None = None,
+        diagnose: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._clock = clock
+        self._diagnose = diagnose
+        self._wrong = ""
         self._monitors = monitors or Monitors()
         self._down_since: float | None = None
         self._refused_until = 0.0
         self._log_after = 0.0
         self._logged = False
         self._failures = 0
+        self._parting_until: float | None = None
         self.problem = ""
         """Why the last command failed; empty while Redis is `up`."""
         self.ok_at: float | None = None
@@ -84,7 +98,9 @@ class RedisAvailability:
     def record_failure(self, error: BaseException, doing: str) -> float:
         """Record that Redis failed while ``doing``; return how long to wait, in seconds."""
         now = self._clock()
-        self.problem = f"{type(error).__name__}: {str(error) or 'no answer in time'}"
+        self.problem = f"{type(error).__name__}: {text_of(error)}"
+        if self._wrong:
+            self.problem = f"{self.problem}; {self._wrong}"
         self._monitors.on_redis_failure(error)
         if isinstance(error, ResponseError):
             self._refused_until = now + REFUSED_S
@@ -101,7 +117,7 @@ class RedisAvailability:
                 doing,
                 self.problem,
                 f", for {lasts:.0f} s now" if (lasts := now - self._down_since) >= 1 else "",
-                _HINTS.get(type(error), "" if self.ok_at else _WRONG_ADDRESS),
+                _HINTS.get(type(error), "" if self.ok_at or self._wrong else _WRONG_ADDRESS),
             )
         return min(MAX_DELAY_S, 0.05 * 2.0 ** min(self._failures - 1, 5))
 
@@ -128,6 +144,19 @@ class RedisAvailability:
                 self.record_success()
                 return written
 
+    def parting(self) -> asyncio.Timeout:
+        """Limit what a stop writes, all of which ends by itself in time.
+
+        While Redis does not answer, everything within it takes `PARTING_S` in all, and then raises
+        `TimeoutError`, which is an outage.
+        """
+        if self._down_since is None:
+            return asyncio.timeout(None)
+        now = self._clock()
+        if self._parting_until is None:
+            self._parting_until = now + PARTING_S
+        return asyncio.timeout(max(0.0, self._parting_until - now))
+
     async def watch(self, redis: RedisClient, queue_name: str, period: float) -> None:
         """Check every ``period`` seconds whether Redis accepts a write, until cancelled."""
         # This command changes nothing and is refused where a write would be; PING is answered even
@@ -139,7 +168,10 @@ class RedisAvailability:
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
                     await redis.execute_command(*check)
             except OUTAGE_ERRORS as exc:
+                if self.ok_at is None and self._diagnose and self._clock() >= self._log_after:
+                    self._wrong = await self._diagnose()
                 await self.back_off(exc, "checking the connection")
             else:
+                self._wrong = ""
                 self.record_success()
                 await asyncio.sleep(period)

@@ -2,7 +2,7 @@
 
 Pickle would let anybody who can write to Redis run code in the worker. JSON job arguments come
 back as JSON: a tuple or a set as a list, a model as its fields. What JSON lacks is written as
-``{"__type__": name, "v": text}``; other dicts with these two keys are refused when they are read.
+``{"__type__": name, "v": text}``; what would be read as something else is refused (`arguments`).
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
+from ..engine.failure_record import text_of
 from ..errors import JobFailedError, PayloadError
 from ..types import Fields, Payload, RedisArg
 
@@ -59,7 +60,7 @@ _READ = {name: read for name, _, _, read in _TAGGED}
 
 def _to_tagged(value: object) -> object:
     if isinstance(value, BaseException):
-        return {"__type__": "error", "name": type(value).__name__, "text": str(value)}
+        return {"__type__": "error", "name": type(value).__name__, "text": text_of(value)}
     for name, kind, write, _ in _TAGGED:
         if isinstance(value, kind):
             return {"__type__": name, "v": write(value)}
@@ -68,13 +69,20 @@ def _to_tagged(value: object) -> object:
     return to_jsonable_python(value)
 
 
+def is_tagged(value: dict[str, Any]) -> bool:
+    """Whether a dict is read as the value of another type."""
+    return value.keys() == {"__type__", "v"} or (
+        value.keys() == {"__type__", "name", "text"} and value["__type__"] == "error"
+    )
+
+
 def _from_tagged(value: dict[str, Any]) -> object:
-    if value.keys() == {"__type__", "name", "text"} and value["__type__"] == "error":
+    if not is_tagged(value):
+        return value
+    if "name" in value:
         # By this one arq knows that a job was aborted.
         aborted = value["name"] == CancelledError.__name__
         return CancelledError() if aborted else JobFailedError(f"{value['name']}: {value['text']}")
-    if value.keys() != {"__type__", "v"}:
-        return value
     return _READ[value["__type__"]](value["v"])
 
 
@@ -116,7 +124,7 @@ def to_display_json(value: object) -> str:
 
     def lenient(item: object) -> object:
         for show in (_to_tagged, repr):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 return show(item)
         return object.__repr__(item)
 

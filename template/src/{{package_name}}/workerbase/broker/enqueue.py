@@ -7,11 +7,14 @@ from uuid import uuid4
 
 from arq.connections import ArqRedis
 from arq.constants import expires_extra_ms
-from arq.jobs import Job, Serializer, serialize_job
+from arq.jobs import DeserializationError, Job, Serializer, deserialize_result, serialize_job
 from arq.utils import timestamp_ms, to_ms
 
+from ..errors import JobIdError
 from ..types import Call, RedisArg, RedisClient, SyncRedisClient
 from . import codec, keys, trace_context
+from .arguments import check_arguments
+from .job_handle import JobHandle
 from .scripts import Script
 
 _ENQUEUE = Script.load(__name__, "enqueue")
@@ -33,12 +36,13 @@ class QueueClient(ArqRedis):
             The job, or None if a job with this ``_job_id`` exists.
 
         Raises:
-            PayloadError: it is larger than `max_payload_bytes`.
+            PayloadError: it is larger than `max_payload_bytes`, or an argument would be read
+                differently from how it is.
         """
         new = self.new_job(function, *args, **kwargs)
         if not await new.enqueue(cast("RedisClient", self)):
             return None
-        return Job(new.job_id, self, new.queue, self.job_deserializer)
+        return JobHandle(new.job_id, self, new.queue, self.job_deserializer)
 
     def new_job(self, function: str | Call, *args: object, **kwargs: Any) -> "NewJob":
         """Serialize a job for this client's queue."""
@@ -60,27 +64,45 @@ class NewJob:
     queue: str
     job_id: str
     job: bytes
-    expires_ms: int
-    due_ms: int
-    at_once: bool
-    """Whether it is due already."""
+    due: str
+    """As ``lua/enqueue.lua`` has it: Redis' clock decides what is due."""
+    expires: str
+    """Likewise."""
     named: bool
     """Whether the caller chose the id."""
 
     async def enqueue(self, redis: RedisClient) -> bool:
-        """Enqueue it; false if a job with this id exists."""
-        return not self._exists(await _ENQUEUE(redis, self.keys, self.args))
+        """Enqueue it; false if a job with this id exists.
+
+        Raises:
+            JobIdError: the one that exists belongs to another queue.
+        """
+        return self._was_added(await _ENQUEUE(redis, self.keys, self.args))
 
     def enqueue_sync(self, redis: SyncRedisClient) -> bool:
-        """Enqueue it without an event loop; false if a job with this id exists."""
-        return not self._exists(_ENQUEUE.run_sync(redis, self.keys, self.args))
+        """Enqueue it without an event loop; otherwise as `enqueue`."""
+        return self._was_added(_ENQUEUE.run_sync(redis, self.keys, self.args))
 
-    def _exists(self, added: object) -> bool:
-        """Whether the answer of Redis means that another job has this id.
+    def _was_added(self, reply: int | bytes) -> bool:
+        """Whether ``reply`` of ``lua/enqueue.lua`` means that the job is there.
 
-        For an id that is new it means that the first answer was lost: the job is there.
+        That a job with a new id exists means that the first answer was lost.
         """
-        return self.named and not added
+        if reply == 1 or not self.named:
+            return True
+        if reply == -1 or (isinstance(reply, bytes) and self._is_of_another_queue(reply)):
+            msg = (
+                f"the job id {self.job_id!r} is in use on another queue than {self.queue!r}: all "
+                "queues of a Redis database share ids; begin them with the name of the service"
+            )
+            raise JobIdError(msg)
+        return False
+
+    def _is_of_another_queue(self, result: bytes) -> bool:
+        try:
+            return deserialize_result(result, deserializer=codec.loads).queue_name != self.queue
+        except DeserializationError:
+            return False  # written by another serializer; most probably ours
 
     @property
     def keys(self) -> list[str]:
@@ -91,7 +113,7 @@ class NewJob:
     @property
     def args(self) -> list[RedisArg]:
         """The arguments of ``lua/enqueue.lua``."""
-        return [self.job_id, self.job, self.expires_ms, self.due_ms, int(self.at_once)]
+        return [self.job_id, self.job, self.due, self.expires]
 
     @classmethod
     def create(
@@ -115,7 +137,8 @@ class NewJob:
         Raises:
             RuntimeError: both ``_defer_until`` and ``_defer_by`` are given.
             arq.jobs.SerializationError: an argument cannot be serialized.
-            PayloadError: the job is larger than ``_max_payload_bytes``.
+            PayloadError: the job is larger than ``_max_payload_bytes``, or an argument would be
+                read differently from how it is.
         """
         if isinstance(function, Call):
             args, kwargs = function.args, dict(function.kwargs)
@@ -123,20 +146,20 @@ class NewJob:
         if _defer_until and _defer_by:
             msg = "use either '_defer_until' or '_defer_by' or neither, not both"
             raise RuntimeError(msg)
-        now = timestamp_ms()
-        due = now + (to_ms(_defer_by) or 0)
+        due = f"+{to_ms(_defer_by) or 0}"
         if _defer_until is not None:
-            due = int(_defer_until.timestamp() * 1000)
-        expires = to_ms(_expires) or max(due - now, 0) + _expires_extra_ms
+            due = str(int(_defer_until.timestamp() * 1000))
+        expires = str(to_ms(_expires) or f"+{_expires_extra_ms}")
+        if _serializer is codec.dumps:
+            check_arguments(f"job {function}", dict(enumerate(args, 1)) | kwargs)
         write = trace_context.with_trace(_serializer)
-        job = serialize_job(function, args, kwargs, _job_try, now, serializer=write)
+        job = serialize_job(function, args, kwargs, _job_try, timestamp_ms(), serializer=write)
         codec.check_size(f"job {function}", [job], _max_payload_bytes)
         return cls(
             queue=_queue_name,
             job_id=_job_id or uuid4().hex,
             job=job,
-            expires_ms=max(expires, 1),
-            due_ms=due,
-            at_once=due <= now,
+            due=due,
+            expires=expires,
             named=bool(_job_id),
         )

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ..types import EntryId, Payload, RedisClient, StreamName
 from . import codec
@@ -12,6 +12,14 @@ PAGE = 50
 
 Page = list[tuple[EntryId, Payload]]
 
+Order: TypeAlias = Literal["oldest", "newest"]
+"""Which entries come first."""
+
+
+def position(entry_id: str) -> tuple[int, ...]:
+    """Return what entry ids are ordered by."""
+    return tuple(map(int, entry_id.split("-")))
+
 
 async def pages(
     redis: RedisClient,
@@ -20,7 +28,7 @@ async def pages(
     start: str = "-",
     end: str = "+",
     limit: int = sys.maxsize,
-    order: Literal["oldest", "newest"] = "oldest",
+    order: Order = "oldest",
 ) -> AsyncIterator[Page]:
     """Yield pages of ids and decoded fields.
 

@@ -12,7 +12,7 @@ from ..engine import failure_record
 from ..engine.retry_policy import Reason
 from ..errors import PayloadError
 from ..types import Payload
-from . import codec
+from . import codec, trace_context
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,10 @@ class FailedJob:
             job = serializer.loads(self.job)
             former = list(job.get("h", ()))
             if dead:  # a count, since the history is bounded
-                entry["dead"] += max((old.get("dead", 0) for old in former), default=0)
-            history = [*former, entry][-failure_record.MAX_HISTORY :]
+                counts = [failure_record.number(str(old.get("dead", 0))) for old in former]
+                entry["dead"] += max(counts, default=0)
+            # The first one tells since when it fails.
+            history = [*former[:1], *[*former[1:], entry][1 - failure_record.MAX_HISTORY :]]
             written = serializer.dumps({**job, "h": history})
             again = serializer.loads(written)
             if any(again.get(n) != job.get(n) for n in "ak"):  # JSON of what was a pickle
@@ -74,6 +76,13 @@ class FailedJob:
             logger.warning("the history of job %s cannot be kept: %s", self.job_id, exc)
             return b"", [entry]
         return written, history
+
+    def trace(self, serializer: JobSerializer) -> str:
+        """Return the sender's trace; empty if there is none, or the job cannot be read."""
+        try:
+            return trace_context.trace_of_job(serializer.loads(self.job))
+        except Exception:  # whatever a deserializer of the project raises
+            return ""
 
     def dead_letter(
         self,
@@ -91,11 +100,15 @@ class FailedJob:
             "data": codec.to_display_json({"args": self.args, "kwargs": self.kwargs}),
             "_id": self.job_id,
         }
+        if trace := self.trace(serializer):
+            payload[trace_context.FIELD] = trace
         more = {
             failure_record.JOB: codec.decode(job or self.job),
             failure_record.CONSUMER: worker,
             failure_record.HISTORY: codec.to_display_json(history),
             failure_record.REPLAYS: str(history[-1]["dead"] - 1),
         }
+        if len(history) > 1 and (first := history[0].get("at")):
+            more[failure_record.FIRST_FAILED_AT] = str(first)
         failure = failure_record.describe_failure(error, queue, self.job_id)
         return failure_record.dead_letter(payload, failure, reason, self.attempt, **more)

@@ -7,12 +7,18 @@ key                                type    lifetime
 ``{stream}:dlq``                   stream  until replayed or purged; bounded
 ``{stream}:parked``                stream  until a worker knows the event type; bounded
 ``{stream}:requeued:{failure}``    string  `DEDUP_TTL_MS`
+``{stream}:suspects:{group}``      hash    one day: starts of entries whose workers died
+``{stream}:deferred:{group}``      set     event types that have deferred messages
+``{stream}:deferred:{group}:...``  stream  messages of one event type, until they are resumed
+``{stream}:dlq:oldest:{group}``    string  `POSITION_TTL_MS`: where a group's oldest entries begin
 ``{queue}``                        zset    job ids by due time, until their jobs end (arq)
 ``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
 ``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
+``{queue}:alive``                  string  one day: when a worker last reached Redis
+``{queue}:answer:{request}``       string  `ANSWER_TTL_MS`: what was answered to a worker
 ``{queue}:idle``                   set     one lease: workers that ask to be handed jobs
 ``{queue}:wake``                   pubsub  channel that notifies idle workers of new jobs
-``{queue}:wake:{worker}``          pubsub  channel on which a worker is handed jobs
+``{queue}:wake:claim:{worker}``    pubsub  channel on which a worker is handed jobs
 ``{queue}:workers``                hash    ten minutes: each worker describes itself in a field
 ``{queue}:history:{time}``         hash    what happened in a span of time, for some hours
 ``{queue}:cron-runs``              hash    `TICK_TTL_MS`: the last run of each cron job
@@ -56,6 +62,11 @@ recognized without this key: requeueing removes it from the queue in the same at
 ATTEMPTS_TTL_MS = 88_400_000
 """How long arq remembers the attempts of a job, in milliseconds."""
 
+POSITION_TTL_MS = 7 * 86_400_000
+"""How long is remembered where a group's dead letters begin, in milliseconds."""
+ANSWER_TTL_MS = 60_000
+"""How long an answer is remembered, in milliseconds: a request whose answer is lost is repeated."""
+
 TICK_TTL_MS = 31 * 86_400_000
 """How long the last tick of a cron job is remembered, in milliseconds."""
 
@@ -72,14 +83,54 @@ def parked(stream: StreamName) -> StreamName:
     return stream + PARKED_SUFFIX
 
 
+def suspects(stream: StreamName, group: str) -> str:
+    """Return the hash of what is remembered of entries that may have killed their worker."""
+    return f"{stream}:suspects:{group}"
+
+
+def deferred_types(stream: StreamName, group: str) -> str:
+    """Return the set of the event types of which a group has deferred messages."""
+    return f"{stream}:deferred:{group}"
+
+
+def deferred(stream: StreamName, group: str, event_type: str) -> StreamName:
+    """Return the stream that keeps the deferred messages of one event type."""
+    return f"{stream}:deferred:{group}:{event_type}"
+
+
 def requeued(stream: StreamName, failure: str) -> str:
-    """Return the key that remembers that ``failure`` was requeued."""
+    """Return the key that remembers that ``failure``, which names its group, was requeued."""
     return f"{stream}:requeued:{failure}"
+
+
+def oldest(stream: StreamName, group: str) -> str:
+    """Return the key that remembers before which entry of ``stream`` the group has none."""
+    return f"{stream}:oldest:{group}"
 
 
 def tick(queue: str, cron_job: str) -> str:
     """Return the key that remembers the last tick of a cron job."""
     return f"{queue}:cron:{cron_job}"
+
+
+def alive(queue: str) -> str:
+    """Return the key under which workers of ``queue`` note that they reached Redis."""
+    return f"{queue}:alive"
+
+
+def answer(queue: str, request: str) -> str:
+    """Return the key that remembers the answer to a request of a worker."""
+    return f"{queue}:answer:{request}"
+
+
+def tick_job_id(queue: str, cron_job: str, tick_ms: int) -> str:
+    """Return the id of the job of one tick.
+
+    Every queue shares the keys of jobs, and two services may have cron jobs of one name. On arq's
+    own queue it has arq's form, by which plain arq recognizes a tick.
+    """
+    name = cron_job if queue == DEFAULT_QUEUE else f"{queue}:{cron_job}"
+    return f"{name}:{tick_ms}"
 
 
 def idle(queue: str) -> str:
@@ -94,7 +145,7 @@ def wake(queue: str) -> str:
 
 def hand_over(queue: str, worker: str) -> str:
     """Return the channel on which ``worker`` is handed jobs that are claimed for it."""
-    return f"{queue}:wake:{worker}"
+    return f"{queue}:wake:claim:{worker}"
 
 
 def workers(queue: str) -> str:
@@ -137,13 +188,13 @@ def abort(queue: str) -> str:  # noqa: ARG001
     return abort_jobs_ss
 
 
-def requeue_job_id(stream: StreamName, entry_id: str) -> str:
-    """Return the id of the arq job that requeues this entry: one failure, one job."""
-    return f"requeue:{stream}:{entry_id}"
+def requeue_job_id(stream: StreamName, group: str, entry_id: str) -> str:
+    """Return the id of the arq job that requeues this entry: one failure of a group, one job."""
+    return f"requeue:{stream}:{entry_id}:{group}"
 
 
-REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)")
-"""Matches what `requeue_job_id` returns."""
+REQUEUE_JOB_ID = re.compile(r"requeue:(?P<stream>.+):(?P<entry_id>\d+-\d+)(:(?P<group>.+))?")
+"""Matches what `requeue_job_id` returns, and the ids before 1.0.0, which had no group."""
 
 
 def check_stream_name(name: object) -> StreamName:

@@ -97,9 +97,8 @@ async def replay_job(
     job_id: str,
     job: bytes,
     expires_ms: int,
-    due_ms: int,
 ) -> JobReplay:
-    """Enqueue a dead-lettered job again and remove its dead letter.
+    """Enqueue a dead-lettered job again, due now, and remove its dead letter.
 
     Args:
         redis: where.
@@ -108,7 +107,6 @@ async def replay_job(
         job_id: the id of the job.
         job: the serialized job.
         expires_ms: time until the job expires, in milliseconds.
-        due_ms: time at which the job is due, in milliseconds since the epoch.
     """
     replayed = await _REPLAY_JOB(
         redis,
@@ -119,7 +117,7 @@ async def replay_job(
             keys.result(queue, job_id),
             keys.retry(queue, job_id),
         ],
-        [entry_id, job_id, job, expires_ms, due_ms],
+        [entry_id, job_id, job, expires_ms],
     )
     if replayed < 0:
         return "exists"

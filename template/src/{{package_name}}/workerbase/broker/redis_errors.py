@@ -6,6 +6,11 @@ OUTAGE_ERRORS = (RedisError, OSError)
 """Errors of a Redis that is unavailable, loading, read-only or full; all of them pass."""
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an error; a timeout has none."""
+    return str(error) or "no answer in time"
+
+
 def _says(error: BaseException, text: str) -> bool:
     return isinstance(error, ResponseError) and text in str(error)
 

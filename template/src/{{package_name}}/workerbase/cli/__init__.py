@@ -14,6 +14,7 @@ import click
 from ..errors import WorkerError
 from .app import App
 from .dlq import dlq
+from .dlq_changes import purge, replay
 from .enqueue import enqueue
 from .find import find
 from .health import health
@@ -21,6 +22,7 @@ from .jobs import jobs
 from .run import run
 from .schedule import schedule
 from .status import status
+from .terminal import escape_what_does_not_fit
 
 
 class WorkerGroup(click.Group):
@@ -65,10 +67,13 @@ def make_cli(settings: str) -> click.Group:
     @click.pass_context
     def main(ctx: click.Context) -> None:
         """Run and operate this worker."""
+        escape_what_does_not_fit()
         ctx.obj = App(settings)
 
     for command in (run, enqueue, health, status, dlq, jobs, schedule, find):
         main.add_command(command)
+    for change in (replay, purge):
+        dlq.add_command(change)
     found = entry_points(group=f"{package}.commands")
     main.plugins = {plugin.name: plugin for plugin in found if _is_installed(plugin)}
     return main

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..broker.client import connect
 from ..broker.enqueue import QueueClient
+from ..broker.transport import mismatch
 from ..config import WorkerConfig
 from ..errors import SettingsError
 from ..process.service import ResolvedSettings
@@ -75,14 +76,14 @@ class App:
             redis = connect(config.dsn, config.queue_name, config.max_payload)
             try:
                 return await work(redis)
+            except (RedisError, OSError) as exc:
+                wrong = await mismatch(config.dsn)
+                msg = f"Redis at {config.dsn}, as set by WORKER_REDIS_DSN: {wrong or exc}"
+                raise click.ClickException(msg) from exc
             finally:
                 await redis.aclose(close_connection_pool=True)
 
-        try:
-            return asyncio.run(main())
-        except (RedisError, OSError) as exc:
-            msg = f"Redis at {config.dsn}, as set by WORKER_REDIS_DSN: {exc}"
-            raise click.ClickException(msg) from exc
+        return asyncio.run(main())
 
 
 pass_app = click.make_pass_decorator(App)

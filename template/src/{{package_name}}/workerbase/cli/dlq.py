@@ -1,14 +1,10 @@
-"""``dlq``: examine, replay and purge dead letters."""
+"""``dlq``: examine dead letters; `dlq_changes` has the commands that change them."""
 
-import asyncio
 import json
-import re
 import sys
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields
 from typing import Any, cast, get_args
 
 import click
@@ -18,20 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..broker import keys
 from ..broker.enqueue import QueueClient
+from ..broker.entries import Order
 from ..engine.retry_policy import Reason
-from ..engine.sources import WorkSource
+from ..engine.text import printable
 from ..inspector.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQueue,
     ErrorGroup,
 )
+from ..inspector.lookup import Unknown, resolve
 from ..types import RedisClient
 from .app import App, pass_app
-from .terminal import DURATION, ago, near, plain_table, print_json, printable
-
-Change = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
-"""Makes one change, or with True only returns what it would result in."""
+from .terminal import DURATION, MOMENT, ago, near, plain_table, print_json
 
 
 @click.group()
@@ -39,11 +34,25 @@ def dlq() -> None:
     """Examine dead letters, send them back, delete them."""
 
 
-def _entry_id(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value and re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", value) is None:
-        msg = f"{value!r} is not the id of an entry, such as 1700000000000-0"
+def _ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> frozenset[str]:
+    """Return the ids, and those on standard input where ``-`` is among them."""
+    ids = {name for name in given if name != "-"}
+    if "-" in given:
+        ids |= set(sys.stdin.read().split())
+    if given and not ids:
+        msg = "there is no id on standard input"
         raise click.BadParameter(msg)
-    return value
+    return frozenset(ids)
+
+
+def _conditions(
+    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    for text in given:
+        if not text.partition("=")[0] or "=" not in text:
+            msg = f"{text!r} is not of the form field=value, such as order_id=42"
+            raise click.BadParameter(msg)
+    return tuple((name, value) for name, _, value in (text.partition("=") for text in given))
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,12 +60,32 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--stream", help="Only this stream or queue (all by default)."),
         click.option("--parked", is_flag=True, help="Parked events instead of dead letters."),
+        click.option(
+            "--group",
+            "consumer_group",
+            help="Of this consumer group, or '*' for all (the worker's own by default).",
+        ),
         click.option("--type", "event_type", default="", help="Event type or function."),
         click.option("--error", default="", help="Part of the error, or its error id."),
         click.option("--reason", type=click.Choice(get_args(Reason))),
         click.option("--older-than", type=DURATION, help="For example 2h."),
         click.option("--newer-than", type=DURATION, help="For example 30m."),
-        click.option("--id", "entry_id", default="", callback=_entry_id, help="One entry."),
+        click.option("--since", type=MOMENT, help="For example 2026-11-25T10:30."),
+        click.option("--until", type=MOMENT, help="The moment itself is left out."),
+        click.option(
+            "--where",
+            multiple=True,
+            callback=_conditions,
+            metavar="FIELD=VALUE",
+            help="A field of the payload; customer.email=… and args.0=… lead into it.",
+        ),
+        click.option(
+            "--id",
+            "ids",
+            multiple=True,
+            callback=_ids,
+            help="Id of a message, job, entry or trace; several times, or - for standard input.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Write JSON."),
     )
     for option in reversed(options):
@@ -64,14 +93,30 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-async def _targets(
-    app: App, redis: RedisClient, source: str | None, parked: bool
+newest_first = click.option("--newest", is_flag=True, help="The newest first.")
+
+
+async def targets_of(
+    app: App, redis: QueueClient, source: str | None, parked: bool, group: str | None
 ) -> Sequence[DeadLetterQueue]:
+    """Return the dead-letter queues that are meant, or the streams of parked events.
+
+    Args:
+        app: the command.
+        redis: an open client.
+        source: a stream or queue, or None for all of the worker.
+        parked: whether parked events are meant.
+        group: a consumer group, ``*`` for all, or None for that of the worker.
+
+    Raises:
+        click.BadParameter: the worker does not know the source, and nothing of it is set aside.
+    """
     suffix = keys.PARKED_SUFFIX if parked else keys.DLQ_SUFFIX
-    known = [s.name for s in app.settings().sources() if s.parks or not parked]
-    names = [source.removesuffix(suffix)] if source else known
+    known = {s.name: s.group for s in app.settings().sources() if s.parks or not parked}
+    names = [source.removesuffix(suffix)] if source else list(known)
     make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
-    targets = [make(redis, name) for name in names]
+    groups = {} if group == "*" else known if group is None else dict.fromkeys(names, group)
+    targets = [make(cast("RedisClient", redis), name, groups.get(name, "")) for name in names]
     # A stream that this worker no longer reads may still have dead letters.
     if source and names[0] not in known and not await targets[0].size():
         msg = f"{source!r} is not a stream or queue of this worker and has nothing set aside; "
@@ -79,8 +124,41 @@ async def _targets(
     return targets
 
 
+async def resolved(
+    app: App,
+    targets: Sequence[DeadLetterQueue],
+    wanted: DeadLetterFilter,
+    on_page: Callable[[int], object] | None = None,
+) -> DeadLetterFilter:
+    """Return the filter with its ids resolved.
+
+    Raises:
+        click.BadParameter: no dead letter has an id, type or error that the filter names.
+    """
+    sources = {source.name: source for source in app.settings().sources()}
+    types = {n for target in targets if (s := sources.get(target.source)) for n in s.names}
+    resolved, unknown = await resolve(targets, wanted, types, on_page)
+    if unknown:
+        what = "parked event" if targets[0].is_parked else "dead letter"
+        problems = [
+            f"no {what} has the {one.criterion} {one.value!r}; {_suggestion(one)}"
+            for one in unknown
+        ]
+        raise click.BadParameter("\n".join(problems))
+    return resolved
+
+
+def _suggestion(unknown: Unknown) -> str:
+    hint = near(unknown.value, unknown.known)
+    if unknown.criterion == "id" and not hint.startswith("did"):  # a list of ids says nothing
+        return "it was replayed, purged or handled, or it is parked (--parked)"
+    return hint
+
+
 @asynccontextmanager
-async def _bar(targets: Sequence[DeadLetterQueue]) -> AsyncGenerator[Callable[[int], object]]:
+async def progress_bar(
+    targets: Sequence[DeadLetterQueue],
+) -> AsyncGenerator[Callable[[int], object]]:
     """Show how many entries were examined, in a terminal."""
     console = Console(stderr=True)
     total = sum([await target.size() for target in targets])
@@ -102,12 +180,14 @@ async def _bar(targets: Sequence[DeadLetterQueue]) -> AsyncGenerator[Callable[[i
 @pass_app
 def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **which: Any) -> None:
     """Count dead letters by error."""
+    group = which.pop("consumer_group")
     wanted = DeadLetterFilter(**which)
 
     async def work(redis: QueueClient) -> dict[str, list[ErrorGroup]]:
-        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
-        async with _bar(targets) as on_page:
-            return {target.name: await target.groups(wanted, on_page) for target in targets}
+        targets = await targets_of(app, redis, stream, parked, group)
+        which = await resolved(app, targets, wanted)
+        async with progress_bar(targets) as on_page:
+            return {target.name: await target.groups(which, on_page) for target in targets}
 
     found = app.with_redis(work)
     if as_json:
@@ -115,37 +195,57 @@ def list_groups(app: App, /, stream: str | None, parked: bool, as_json: bool, **
         return
     now = time.time()
     for name, groups in found.items():
-        total = sum(group.count for group in groups)
+        total = sum(one.count for one in groups)
         table = plain_table(f"{name}: {total:,}")
         for column in ("error id", "count", "type", "reason", "error", "oldest", "newest"):
             table.add_column(column, justify="right" if column == "count" else "left")
-        for group in groups:
+        for one in groups:
             table.add_row(
-                group.fingerprint,
-                f"{group.count:,}",
-                *(escape(printable(t)) for t in (group.event_type, group.reason, group.error)),
-                ago(now - group.oldest),
-                ago(now - group.newest),
+                one.fingerprint,
+                f"{one.count:,}",
+                *(escape(printable(_first(t))) for t in (one.event_type, one.reason)),
+                escape(printable(one.error, one_line=True))
+                + (f"\n[dim]in {escape(printable(one.where))}[/dim]" if one.where else ""),
+                ago(now - one.oldest),
+                ago(now - one.newest),
             )
         app.console.print(table if groups else f"{name}: empty")
+
+
+def _first(names: str) -> str:
+    """Return the first of a list of names, and how many others there are."""
+    first, *others = names.split(", ")
+    return f"{first} +{len(others)}" if others else first
 
 
 @dlq.command()
 @filters
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
+@newest_first
 @pass_app
 def show(
-    app: App, /, stream: str | None, parked: bool, as_json: bool, limit: int, **which: Any
+    app: App,
+    /,
+    *,
+    stream: str | None,
+    parked: bool,
+    as_json: bool,
+    limit: int,
+    newest: bool,
+    **which: Any,
 ) -> None:
     """Show dead letters with payload and traceback, oldest first."""
+    group = which.pop("consumer_group")
     wanted = DeadLetterFilter(**which)
 
     async def work(redis: QueueClient) -> list[DeadLetterEntry]:
         found: list[DeadLetterEntry] = []
-        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
-        async with _bar(targets) as on_page:
+        targets = await targets_of(app, redis, stream, parked, group)
+        which = await resolved(app, targets, wanted)
+        order: Order = "newest" if newest else "oldest"
+        async with progress_bar(targets) as on_page:
             for target in targets:
-                async for entry in target.scan(wanted, on_page=on_page):
+                async for entry in target.scan(which, order=order, on_page=on_page):
                     found.append(entry)
                     if len(found) == limit:
                         return found
@@ -165,130 +265,10 @@ def _print_entry(app: App, entry: DeadLetterEntry) -> None:
     for name, value in entry.as_dict().items():
         text = str(value).rstrip()
         if name == "history":
-            text = "\n".join(map(json.dumps, entry.history))
+            text = "\n".join(map(json.dumps, cast("list[object]", value)))
         if value and text:
             app.console.print(
                 f"[bold]{name.replace('fingerprint', 'error id'):<16}[/bold]", end=" "
             )
             app.console.print(printable(text), markup=False)
     app.console.print()
-
-
-def changes(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of commands that change something."""
-    options = (
-        click.option("--dry-run", is_flag=True, help="Only show what would be done."),
-        click.option("--limit", type=click.IntRange(1), help="Maximum number of messages."),
-        click.option(
-            "--rate", type=click.FloatRange(0, min_open=True), help="Maximum number a second."
-        ),
-        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return filters(command)
-
-
-@dlq.command()
-@changes
-@click.option(
-    "--max-replays",
-    default=3,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Leave messages that were replayed this often.",
-)
-@pass_app
-def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
-    """Send dead letters back to their stream or queue, with all their attempts.
-
-    It can be interrupted and started again at any time: each message is moved in one step. In a
-    terminal it asks for confirmation if no filter is given.
-    """
-    settings = app.settings()
-    loads, sources = settings.job_deserializer, {s.name: s for s in settings.sources()}
-
-    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
-        source = sources.get(target.source, WorkSource(target.source, "stream"))
-        if source.kind == "queue" and not entry.is_job:
-            return "unreadable"  # as a message it would make a stream where the queue belongs
-        if options["parked"] and not source.knows(entry.event_type):
-            return "unknown"  # it would only be parked again
-        if dry_run:
-            return target.replay_refusal(entry, max_replays, loads) or "replayed"
-        return await target.replay(entry, max_replays, loads)
-
-    if sys.stdin.isatty() and not yes and _filter(options) == DeadLetterFilter():
-        _ask(app, "Send {:,} messages back?", "replayed", change, options)
-    _apply(app, "replayed", change, options)
-
-
-@dlq.command()
-@changes
-@pass_app
-def purge(app: App, /, yes: bool, **options: Any) -> None:
-    """Delete dead letters for good."""
-
-    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
-        return "purged" if dry_run or await target.purge(entry) else "gone"
-
-    if not yes:
-        _ask(app, "Delete {:,} messages for good?", "purged", change, options)
-    _apply(app, "purged", change, options)
-
-
-def _ask(app: App, question: str, verb: str, change: Change, options: dict[str, Any]) -> None:
-    if options["dry_run"]:
-        return
-    if meant := _change_all(app, verb, change, options | {"dry_run": True})[verb]:
-        click.confirm(question.format(meant), abort=True)
-
-
-def _filter(options: dict[str, Any]) -> DeadLetterFilter:
-    return DeadLetterFilter(**{f.name: options[f.name] for f in fields(DeadLetterFilter)})
-
-
-def _change_all(app: App, verb: str, change: Change, options: dict[str, Any]) -> Counter[str]:
-    wanted = _filter(options)
-    stream, parked, dry_run = options["stream"], options["parked"], options["dry_run"]
-    limit, rate = options["limit"], options["rate"]
-
-    async def work(redis: QueueClient) -> Counter[str]:
-        done: Counter[str] = Counter()
-        targets = await _targets(app, cast("RedisClient", redis), stream, parked)
-        async with _bar(targets) as on_page:
-            for target in targets:
-                # What arrives meanwhile is left to the next run: a message that fails again at once
-                # would otherwise be replayed without end.
-                newest = await target.newest()
-                async for entry in target.scan(wanted, until=newest, on_page=on_page):
-                    done[await change(target, entry, dry_run)] += 1
-                    if limit is not None and done[verb] >= limit:
-                        return done
-                    if rate is not None and not dry_run:
-                        await asyncio.sleep(1 / rate)
-        return done
-
-    return app.with_redis(work)
-
-
-def _apply(app: App, verb: str, change: Change, options: dict[str, Any]) -> None:
-    as_json, dry_run = options["as_json"], options["dry_run"]
-    done = _change_all(app, verb, change, options)
-    if as_json:
-        print_json({"dry_run": dry_run, verb: 0, **done})
-        return
-    would = "would be " if dry_run else ""
-    click.echo(f"{done[verb]:,} {would}{verb}")
-    for result, meaning in _LEFT.items():
-        if done[result]:
-            click.echo(f"{done[result]:,} {meaning}")
-
-
-_LEFT = {
-    "gone": "were gone already",
-    "capped": "left: replayed too often (--max-replays)",
-    "unknown": "left: the worker has no handler for their type",
-    "exists": "left: a job with the same id waits or runs",
-    "unreadable": "left: not a job that the worker's job_deserializer can read",
-}

@@ -1,7 +1,9 @@
 """``enqueue``: give the worker a job."""
 
+import difflib
 import inspect
 import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,12 +18,35 @@ from .terminal import DURATION, near
 
 def _value(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return text
 
 
-@click.command()
+def _refuse(constant: str) -> object:
+    """Refuse NaN and Infinity, which Python reads although JSON has no such numbers."""
+    raise ValueError(constant)
+
+
+class _Enqueue(click.Command):
+    """Takes a negative number for an argument rather than an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line.
+
+        Raises:
+            click.NoSuchOption: something else looks like an option and is none.
+        """
+        known = {option for param in self.get_params(ctx) for option in param.opts}
+        for text in args[: args.index("--")] if "--" in args else args:
+            name = text.partition("=")[0]
+            if re.match(r"--?[a-zA-Z]", text) and name not in known:
+                near_ones = difflib.get_close_matches(name, known)
+                raise click.NoSuchOption(name, possibilities=near_ones, ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Enqueue, context_settings={"ignore_unknown_options": True})
 @click.argument("task")
 @click.argument("arguments", nargs=-1)
 @click.option("--in", "delay", type=DURATION, default=0.0, help="Run it later, for example in 5m.")
@@ -30,19 +55,25 @@ def _value(text: str) -> object:
 def enqueue(
     app: App, task: str, arguments: tuple[str, ...], delay: float, job_id: str | None
 ) -> None:
-    """Enqueue a job: TASK 42 '"text"' name=value. Arguments are JSON, or else text."""
+    """Enqueue a job: TASK 42 '"text"' name=value. Arguments are JSON, or else text.
+
+    After -- an argument may begin with a dash.
+    """
     tasks = {function.name: function for function in app.settings().functions}
     if task not in tasks:
         names = tasks.keys() - {REQUEUE_TASK}
         msg = f"the worker has no task {task!r}; {near(task, names)}"
         raise click.BadParameter(msg)
-    args = [_value(text) for text in arguments if not _is_pair(text)]
-    kwargs: dict[str, Any] = {
-        name: _value(value)
-        for name, _, value in (a.partition("=") for a in arguments if _is_pair(a))
-    }
     known = Task.from_function(tasks[task]) or tasks[task].coroutine
     signature = inspect.signature(cast("Callable[..., object]", known))
+    args: list[object] = []
+    kwargs: dict[str, Any] = {}
+    for text in arguments:
+        name = _name(task, signature, text)
+        if name:
+            kwargs[name] = _value(text.partition("=")[2])
+        else:
+            args.append(_value(text))
     try:
         signature.bind(None, *args, **kwargs)
     except TypeError as exc:
@@ -63,5 +94,23 @@ def enqueue(
     click.echo(f"enqueued {task} as job {enqueued}")
 
 
-def _is_pair(text: str) -> bool:
-    return text.partition("=")[0].isidentifier() and "=" in text
+def _name(task: str, signature: inspect.Signature, text: str) -> str:
+    """Return the parameter that ``name=value`` sets; empty if the text is a value of its own.
+
+    Raises:
+        click.BadParameter: it might be either.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        return ""
+    _, *parameters = signature.parameters.values()  # the first one is the context
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if name in named or any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return name
+    if not value.strip("="):
+        return ""  # the padding of Base64
+    msg = (
+        f"{task} has no parameter {name!r}; {near(name, named)} A text that contains = is written "
+        f"as JSON: '{json.dumps(text)}'"
+    )
+    raise click.BadParameter(msg)

@@ -5,8 +5,8 @@ import sys
 import click
 
 from ..config import health_path
+from ..engine.text import printable
 from ..process import probe
-from .terminal import printable
 
 
 @click.command()

@@ -10,10 +10,11 @@ from rich.markup import escape
 
 from ..broker import codec
 from ..broker.enqueue import QueueClient
+from ..engine.text import printable
 from ..inspector.jobs import LISTED, JobInfo, JobList, Jobs, JobState
 from ..process.service import ResolvedSettings
 from .app import App, pass_app
-from .terminal import ago, plain_table, print_json, printable
+from .terminal import ago, plain_table, print_json
 
 CANCELLED = {
     "cancelled": "cancelled",

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..broker.enqueue import QueueClient
+from ..broker.server_info import ServerInfo
 from ..inspector.status import Status, snapshot
 from ..types import RedisClient
 from .app import App, pass_app
@@ -33,18 +34,21 @@ def show_status(app: App, *, as_json: bool) -> None:
         print_json(found.as_dict())
     else:
         app.console.print(status_table(found))
+        for warning in found.warnings:
+            app.console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 
 
 def status_table(found: Status) -> Table:
     """Return the status as a table."""
-    table = plain_table(f"{found.server} at {found.redis}")
+    table = plain_table(f"{found.server} at {found.redis}, {_memory(found.info)}")
     table.add_column("source", style="bold", overflow="fold")
-    for name in ("waiting", "in work", "later", "oldest", "consumers", "parked", "DLQ"):
+    for name in ("length", "waiting", "in work", "later", "oldest", "consumers", "parked", "DLQ"):
         table.add_column(name, justify="right")
     for source in found.sources:
         name = escape(source.name)
         table.add_row(
             f"{name} (jobs)" if source.kind == "queue" else name,
+            _count(source.length),
             _count(source.waiting),
             _count(source.in_work),
             _count(source.later),
@@ -54,6 +58,22 @@ def status_table(found: Status) -> Table:
             _count(source.dead_letters, "red"),
         )
     return table
+
+
+def _memory(info: ServerInfo) -> str:
+    limit = f" of {_size(info.max_bytes)} ({info.policy})" if info.max_bytes else ", no maxmemory"
+    role = {"master": "primary", "slave": "replica"}.get(info.role, info.role)
+    return f"{role}, {_size(info.used_bytes)}{limit}"
+
+
+def _size(count: int) -> str:
+    """Format a number of bytes as Redis does."""
+    size = float(count)
+    for unit in ("B", "K", "M"):
+        if size < 1024:  # noqa: PLR2004 - units are powers of it
+            return f"{size:.0f}{unit}"
+        size /= 1024
+    return f"{size:.1f}G"
 
 
 def _count(number: int | None, style: str = "") -> str:

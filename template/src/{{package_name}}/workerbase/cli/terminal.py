@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 
 import click
 from rich import box
@@ -13,12 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..config import WorkerConfig
+from ..engine import redact
+from ..engine.text import OBEYED
 from ..errors import MAX_DURATION_S
+from ..process.log_format import PlainFormatter
 
 MAX_COLUMNS = 10_000
 """Width of output that no terminal shows: what reads a pipe reads lines."""
-_OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Characters that a terminal interprets, but for line breaks and tabs: in a class of a pattern."""
+MAX_LISTED = 10
+"""Maximum number of names that an error lists."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -28,7 +32,8 @@ def near(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, names, 1)
     if found:
         return f"did you mean {found[0]}?"
-    return f"there are: {', '.join(names)}" if names else "there are none"
+    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+    return f"there are: {', '.join(names[:MAX_LISTED])}{more}" if names else "there are none"
 
 
 def plain_table(title: str) -> Table:
@@ -43,20 +48,18 @@ def plain_table(title: str) -> Table:
     )
 
 
-def printable(text: str, *, one_line: bool = False) -> str:
-    """Escape what a terminal would interpret in a text that others wrote.
-
-    That is escape sequences, changes of the writing direction and lone surrogates; with
-    ``one_line`` line breaks and tabs become spaces.
-    """
-    line = re.sub(r"\s", " ", text) if one_line else text
-    return re.sub(f"[{_OBEYED}]", lambda found: repr(found[0])[1:-1], line)
+def escape_what_does_not_fit() -> None:
+    """Let standard output escape the characters that its encoding lacks, as standard error does."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)  # what replaces it may not have it
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def print_json(data: object) -> None:
-    """Write one JSON document to standard output."""
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    click.echo(re.sub(f"[{_OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    """Write one JSON document to standard output, with escapes where it cannot hold a character."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(data, indent=2, ensure_ascii=not is_unicode)
+    click.echo(re.sub(f"[{OBEYED}]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def read_json(text: str, what: str) -> object:
@@ -94,6 +97,25 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 DURATION = Duration()
 
 
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A date, or a date and time, in ISO 8601; local time unless it has an offset."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse the text; return Unix time."""
+        try:
+            return datetime.fromisoformat(str(value).strip()).timestamp()
+        except (ValueError, OverflowError):
+            msg = f"{value!r} is not a time; write 2026-11-25, 2026-11-25T10:30 or …T10:30+01:00"
+            self.fail(msg, param, ctx)
+
+
+MOMENT = Moment()
+
+
 def ago(seconds: float | None) -> str:
     """Format an age in its largest unit."""
     if seconds is None:
@@ -104,11 +126,15 @@ def ago(seconds: float | None) -> str:
     return f"{seconds:.1f}s"
 
 
+class _Formatter(PlainFormatter):
+    """Hides secrets and payloads."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact.text(super().format(redact.record(record)))
+
+
 def setup_logging(config: WorkerConfig) -> None:
-    """Write log records to standard error."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)-8s %(name)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    """Write log records to standard error, without secrets."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)

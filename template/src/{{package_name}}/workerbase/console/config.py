@@ -2,7 +2,7 @@
 
 from pydantic import SecretStr
 
-from ..config import Environment
+from ..environment import Environment
 
 
 class ConsoleConfig(Environment):

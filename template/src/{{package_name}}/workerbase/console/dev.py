@@ -20,7 +20,7 @@ import click
 from dotenv import dotenv_values
 
 from ..cli.app import App, pass_app
-from ..config import ENV_PREFIX
+from ..environment import ENV_PREFIX
 from ..errors import ConfigError
 from ..testing.redis_server import Server
 from .commands import PORT

@@ -18,7 +18,7 @@ from ..inspector.dead_letters import (
     ErrorGroup,
 )
 from ..process.service import ResolvedSettings
-from ..types import RedisClient
+from ..types import EntryId, RedisClient
 from .operations import Action, Change
 
 MAX_EXAMINED = 2_000
@@ -72,9 +72,10 @@ class Query:
 
     def targets(self, redis: RedisClient, settings: ResolvedSettings) -> list[DeadLetterQueue]:
         """Return the queues that are meant."""
-        known = [source.name for source in settings.sources() if source.parks or not self.parked]
+        known = {s.name: s.group for s in settings.sources() if s.parks or not self.parked}
         make = DeadLetterQueue.parked if self.parked else DeadLetterQueue.of_source
-        return [make(redis, name) for name in ([self.source] if self.source else known)]
+        names = [self.source] if self.source else known
+        return [make(redis, name, known.get(name, "")) for name in names]
 
 
 def _seconds(text: str) -> float | None:
@@ -155,7 +156,7 @@ async def one(
     """Return one dead letter and its queue; None if it is gone."""
     make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
     queue = make(redis, source)
-    async for entry in queue.scan(DeadLetterFilter(entry_id=entry_id)):
+    async for entry in queue.scan(DeadLetterFilter(entry_ids=(EntryId(entry_id),))):
         return queue, entry
     return None
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..errors import WorkerError
 from ..inspector.dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
+from ..types import EntryId
 
 Action: TypeAlias = Literal["replay", "purge"]
 Change: TypeAlias = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
@@ -86,7 +87,7 @@ class Operation:
 
     async def _selected(self, target: DeadLetterQueue) -> None:
         for entry_id in sorted(self.only):
-            async for entry in target.scan(DeadLetterFilter(entry_id=entry_id)):
+            async for entry in target.scan(DeadLetterFilter(entry_ids=(EntryId(entry_id),))):
                 await self._one(target, entry)
             self.examined += 1
 

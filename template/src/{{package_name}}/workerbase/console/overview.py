@@ -17,7 +17,7 @@ from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 from ..broker import codec, keys
 from ..broker.keys import ATTEMPTS_TTL_MS
 from ..broker.pipeline import pipelined
-from ..inspector.dead_letters import DeadLetterSummary, summarize
+from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
@@ -136,7 +136,7 @@ async def overview(
 def process_of(name: object) -> str:
     """Return the process that a consumer or the owner of a job belongs to."""
     text = codec.decode(name)
-    return PLAIN_ARQ if text == "1" else re.sub("-[0-9a-f]{8}$", "", text)
+    return PLAIN_ARQ if text == "1" else re.sub("-[0-9a-f]{8}( .*)?$", "", text)
 
 
 async def _messages(

@@ -10,6 +10,7 @@ from typing import Any
 from arq.jobs import Job
 
 from ..broker.enqueue import NewJob
+from ..broker.job_handle import JobHandle
 from ..types import Call
 from .clients import AppClients
 
@@ -22,7 +23,8 @@ class ArqAdapter(AppClients):
         ConfigError: the environment is wrong.
         redis.exceptions.RedisError: Redis did not accept the job.
         arq.jobs.SerializationError: an argument has no JSON form.
-        PayloadError: the job is larger than ``WORKER_MAX_PAYLOAD``.
+        PayloadError: the job is larger than ``WORKER_MAX_PAYLOAD``, or an argument would be read
+            differently from how it is.
     """
 
     async def enqueue(self, function: str | Call, *args: object, **kwargs: object) -> Job | None:
@@ -41,7 +43,7 @@ class ArqAdapter(AppClients):
         The job need not exist; the methods of the handle say so. Use it in async code.
         """
         client = self.for_loop
-        return Job(job_id, client, self.config.queue_name, client.job_deserializer)
+        return JobHandle(job_id, client, self.config.queue_name, client.job_deserializer)
 
     def enqueue_sync(self, function: str | Call, *args: object, **kwargs: Any) -> str | None:
         """Enqueue a job without an event loop; the options are those of `enqueue`.

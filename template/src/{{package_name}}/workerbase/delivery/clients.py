@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from typing import Self, cast
+import socket
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Self, cast
 
 import redis
 
 from ..broker.client import connect, connect_sync
 from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
+from ..errors import ConfigError
 from ..types import RedisClient
 
 
@@ -17,14 +19,27 @@ class AppClients:
     """Opens clients when they are first needed.
 
     An asyncio client belongs to the event loop in which it was first used, so each loop gets its
-    own, closed when the loop ends as `asyncio.run` ends it. The sync client is redis-py's: safe
-    in threads, and after a fork each process opens connections of its own.
+    own, closed when the loop ends as `asyncio.run` ends it. Where a loop was closed otherwise, the
+    next one disconnects its client. The sync client is redis-py's: safe in threads, and after a
+    fork each process opens connections of its own.
 
     Args:
-        config: where Redis is; read from the environment if not given.
+        config: where Redis is, or what loads that when it is first needed, such as `Config.load`;
+            read from the environment if not given.
+
+    Raises:
+        ConfigError: ``config`` is something else, such as arq's RedisSettings.
     """
 
-    def __init__(self, config: WorkerConfig | None = None) -> None:
+    def __init__(
+        self, config: WorkerConfig | Callable[[], WorkerConfig] = WorkerConfig.load
+    ) -> None:
+        if not isinstance(config, WorkerConfig) and not callable(config):
+            msg = (
+                f"{type(self).__name__} is given a {type(config).__name__}, not a WorkerConfig: "
+                "set WORKER_REDIS_DSN and give it nothing, or WorkerConfig(redis_dsn=…)"
+            )
+            raise ConfigError(msg)
         self._given = config
         self._by_loop: dict[
             asyncio.AbstractEventLoop, tuple[QueueClient, AsyncGenerator[None, None]]
@@ -38,8 +53,8 @@ class AppClients:
         Raises:
             ConfigError: the environment is wrong.
         """
-        if self._given is None:
-            self._given = WorkerConfig.load()
+        if not isinstance(self._given, WorkerConfig):
+            self._given = self._given()
         return self._given
 
     @property
@@ -47,6 +62,7 @@ class AppClients:
         """The client of the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
+            self._drop_closed()
             config = self.config
             client = connect(config.dsn, config.queue_name, config.max_payload)
             closing = self._until_closed(loop, client)
@@ -67,8 +83,24 @@ class AppClients:
         try:
             yield
         finally:
-            del self._by_loop[loop]
+            self._by_loop.pop(loop, None)
             await client.aclose(close_connection_pool=True)
+
+    def _drop_closed(self) -> None:
+        """Disconnect the clients of loops that were closed without a shutdown of generators.
+
+        Their transports cannot be closed any more, since that takes their loop.
+        """
+        for loop in [loop for loop in list(self._by_loop) if loop.is_closed()]:
+            client, _ = self._by_loop.pop(loop, (None, None))  # another thread may do the same
+            if client is None:
+                continue
+            pool: Any = client.connection_pool
+            for connection in (*pool._available_connections, *pool._in_use_connections):  # noqa: SLF001
+                writer = connection._writer  # noqa: SLF001
+                if writer is not None:
+                    with contextlib.suppress(OSError):
+                        writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     @property
     def for_threads(self) -> redis.Redis:
@@ -85,7 +117,8 @@ class AppClients:
         self.close()
 
     def close(self) -> None:
-        """Close the sync client; it opens again when used."""
+        """Close the sync client and those of closed loops; they open again when used."""
+        self._drop_closed()
         client, self._sync = self._sync, None
         if client is not None:
             client.close()

@@ -37,7 +37,8 @@ _LOOKS: dict[Outcome, tuple[str, str]] = {
     "dead_lettered": ("red", "dead-lettered"),
     "failed": ("red", "failed"),
     "parked": ("magenta", "parked"),
-    "held": ("yellow", "held back"),
+    "deferred": ("yellow", "deferred"),
+    "skipped": ("dim", "skipped"),
     "lease_lost": ("yellow", "lease lost"),
     "deleted": ("red", "deleted"),
     "aborted": ("yellow", "aborted"),
@@ -241,9 +242,12 @@ _LESSON = """\
  • An exception means: try again, after a backoff that grows with each attempt
    ({retries} retries here). PermanentError means: do not.
  • Examine dead letters, and send them back when their cause is gone:
-   [bold]{program} dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
+   [bold]dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
 
-Next: write your own in handlers.py, then [bold]{program} run[/bold]."""
+Next: write your own in handlers.py, and run the worker on a Redis:
+
+   [bold]docker compose -f compose.yaml -f compose.dev.yaml up --detach redis
+   uv run {program} run[/bold]"""
 
 _JOB_LESSON = """\
 [bold]Every job is accounted for.[/bold] What to know:
@@ -254,6 +258,9 @@ _JOB_LESSON = """\
  • An exception in a task means: try again, after a backoff that grows with
    each attempt ({retries} retries here). PermanentError means: do not.
  • Examine dead letters, and send them back when their cause is gone:
-   [bold]{program} dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
+   [bold]dlq ls[/bold], then [bold]dlq show[/bold] and [bold]dlq replay[/bold].
 
-Next: write your own in tasks.py, then [bold]{program} run[/bold]."""
+Next: write your own in tasks.py, and run the worker on a Redis:
+
+   [bold]docker compose -f compose.yaml -f compose.dev.yaml up --detach redis
+   uv run {program} run[/bold]"""

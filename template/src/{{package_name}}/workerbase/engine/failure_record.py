@@ -4,24 +4,31 @@ Their names start with ``_``, so that the message can be replayed as it was.
 """
 
 import hashlib
-import re
-import traceback
 from datetime import UTC, datetime
 from typing import Any
 
 from ..types import Payload, StreamName
+from . import location
 from .retry_policy import Reason, grouped
+from .text import MAX_ERROR, bounded, traceback_of, writable
 
 TYPE, DATA, ID, RETRIES = "type", "data", "_id", "_retries"
 """Fields of a message: event type, JSON of the model, message id, retries so far."""
+GROUP = "_group"
+"""The only consumer group that a message concerns; without it, the message concerns all."""
 
 REASON = "_reason"
 ERROR_TYPE, ERROR, TRACEBACK = "_error_type", "_error", "_traceback"
+WHERE = "_where"
+"""Location of the error in the project's code (see `location`); empty if it has none there."""
 FAILED_AT, FIRST_FAILED_AT = "_failed_at", "_first_failed_at"
 ORIGINAL_STREAM, ORIGINAL_ID = "_original_stream", "_original_id"
 ATTEMPTS, DELIVERIES, REPLAYS = "_attempts", "_deliveries", "_replays"
 CONSUMER = "_consumer"
-ENTRY_ID = "_entry_id"
+ENTRY_ID, ENTRY_IDS = "_entry_id", "_entry_ids"
+"""The stream entry that failed last, and all that failed after the first, oldest first."""
+DEFERRED_AT, FINAL = "_deferred_at", "_final"
+"""When a message first had to wait for an open breaker, and that it has waited too long."""
 JOB, HISTORY = "_job", "_history"
 """The serialized job of a dead job, and its failures, newest last."""
 
@@ -32,21 +39,23 @@ FULL = (
 
 MAX_DIGITS = 10
 """Maximum digits of a count; Python refuses to parse 4,300 of them."""
-MAX_ERROR, MAX_TRACEBACK, MAX_HISTORY = 1_000, 8_000, 20
+MAX_HISTORY = 20
 
 # Dropped when a message goes back to work: where it failed last says nothing about the next
 # attempt, and an entry should not carry a traceback through the stream.
-_LAST_FAILURE = frozenset({ENTRY_ID, TRACEBACK, REASON, DELIVERIES, CONSUMER, FAILED_AT})
+_LAST_FAILURE = frozenset(
+    {ENTRY_ID, TRACEBACK, WHERE, REASON, DELIVERIES, CONSUMER, FAILED_AT, DEFERRED_AT, FINAL}
+)
 
 
 def describe_failure(error: BaseException, stream: StreamName, entry_id: str) -> Payload:
     """Return the fields that describe the error, its time and its origin."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    trace = "".join(traceback.format_exception(error))
     return {
         ERROR_TYPE: type(error).__name__,
-        ERROR: _writable(text_of(error)[:MAX_ERROR]),
-        TRACEBACK: _writable(trace[-MAX_TRACEBACK:]),
+        ERROR: writable(text_of(error)),
+        WHERE: writable(location.of_error(error)),
+        TRACEBACK: traceback_of(error),
         FAILED_AT: now,
         ORIGINAL_STREAM: stream,
         ENTRY_ID: entry_id,
@@ -57,14 +66,17 @@ def history_entry(error: BaseException, attempt: int) -> dict[str, Any]:
     """Return one failure of a job as its history keeps it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     what = f"{type(error).__name__}: {text_of(error)}"
-    return {"attempt": attempt, "at": now, "error": _writable(what[:MAX_ERROR])}
+    return {"attempt": attempt, "at": now, "error": writable(bounded(what, MAX_ERROR))}
 
 
 def add_failure(payload: Payload, failure: Payload) -> Payload:
     """Return ``payload`` with its newest failure; the first one's id and time are kept."""
     merged = {**payload, **failure}
     merged.setdefault(FIRST_FAILED_AT, failure[FAILED_AT])
-    merged.setdefault(ORIGINAL_ID, failure[ENTRY_ID])
+    entry_id = failure[ENTRY_ID]
+    if merged.setdefault(ORIGINAL_ID, entry_id) != entry_id:
+        ids = dict.fromkeys([*payload.get(ENTRY_IDS, "").split(), entry_id])
+        merged[ENTRY_IDS] = " ".join(list(ids)[-MAX_HISTORY:])
     merged[ID] = payload.get(ID) or failure[ENTRY_ID]
     return merged
 
@@ -104,29 +116,47 @@ def replayed(payload: Payload) -> Payload:
     return fields
 
 
+def where(payload: Payload) -> str:
+    """Return the location of the last error in the project's code; empty if it is not known."""
+    return payload.get(WHERE) or location.in_traceback(payload.get(TRACEBACK, ""))
+
+
 def fingerprint(payload: Payload) -> str:
-    """Return a short id of "the same error": ids and numbers in its text do not count."""
-    text = re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", payload.get(ERROR, "").lower())
-    parts = (payload.get("type", ""), payload.get(REASON, ""), payload.get(ERROR_TYPE, ""), text)
+    """Return a short id of "the same error", whatever its text is.
+
+    That is the same type of error at the same location, or in the same event type or function
+    where no code of the project took part.
+    """
+    parts = (payload.get(ERROR_TYPE, ""), where(payload) or f" {payload.get(TYPE, '')}")
     name = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha1(name, usedforsecurity=False).hexdigest()[:8]
 
 
 def text_of(error: BaseException) -> str:
-    """Return ``str(error)``, whatever its class makes of that; of a group, its errors."""
+    """Return ``str(error)``, bounded, whatever its class makes of it; of a group, its errors."""
     if errors := grouped(error):
-        return "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
+        texts = "; ".join(f"{type(one).__name__}: {text_of(one)}" for one in errors)
+        return bounded(texts, MAX_ERROR)
     try:
-        return str(error)
-    except Exception as exc:  # a failure must not fail to be reported
+        return bounded(str(error), MAX_ERROR)
+    except BaseException as exc:  # a failure must not fail to be reported
         return f"its text is not available ({type(exc).__name__})"
 
 
-def _writable(text: str) -> str:
-    """Return ``text`` without lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def is_harmless(error: BaseException) -> bool:
+    """Whether others may catch ``error`` as an `Exception` and log its text."""
+    try:
+        str(error)
+    except BaseException:
+        return False
+    return isinstance(error, Exception)
+
+
+def is_count(value: str) -> bool:
+    """Whether ``value`` is a count: ASCII digits, and not too many of them."""
+    return value.isascii() and value.isdecimal() and len(value) < MAX_DIGITS
 
 
 def number(value: str | None) -> int:
     """Return a count that a publisher may have written; 0 if it is not a number."""
-    return int(value) if value and value.isdecimal() and len(value) < MAX_DIGITS else 0
+    return int(value) if value and is_count(value) else 0

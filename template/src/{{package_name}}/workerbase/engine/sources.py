@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
@@ -13,6 +13,10 @@ MAX_COUNTED = 2_000
 
 
 Function: TypeAlias = Callable[..., object]
+
+
+MAX_SILENCE_S = 15.0
+"""Longer than a consumer of a live worker ever waits before it asks for entries again."""
 
 
 def _knows_all(_: str) -> bool:
@@ -38,6 +42,26 @@ class WorkSource:
     """The model of each event type."""
     parks: bool = False
     """Whether messages of unknown type wait in ``{name}:parked``."""
+    group: str = ""
+    """The consumer group that reads the stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherGroup:
+    """A consumer group of another service, which keeps entries from being removed."""
+
+    name: str
+    unsettled: int | None
+    """Number of entries that it has not settled; None if it is not known."""
+    oldest_s: float
+    """Age of the oldest of them, in seconds."""
+    silent_s: float | None
+    """Time since one of its consumers last asked for entries, in seconds; None if it has none."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no worker of the group seems to live."""
+        return self.silent_s is None or self.silent_s > MAX_SILENCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +76,7 @@ class SourceStatus:
     in_work: int | None = None
     """Work that a worker has and has not settled."""
     later: int | None = None
-    """Work that is due later: retries and deferred jobs. Jobs that run are among them."""
+    """Work that is due later: retries and deferred jobs."""
     consumers: int | None = None
     """Members of the consumer group."""
     delivered: int | None = None
@@ -61,11 +85,20 @@ class SourceStatus:
     """Age of the oldest entry that no worker has, in seconds."""
     oldest_in_work_s: float | None = None
     """Age of the oldest entry that a worker has, in seconds."""
+    longest_idle_s: float | None = None
+    """Longest time since an entry that a worker has was delivered, or its lease renewed; 0 while
+    all of them are looked after. In seconds."""
     length: int | None = None
     """Entries in the stream, settled ones included."""
     parked: int | None = None
     """Messages of unknown type."""
     dead_letters: int = 0
+    other_groups: tuple[OtherGroup, ...] = ()
+    """Further consumer groups of the stream that have not settled all of it."""
+    missing: Literal["", "stream", "consumer group"] = ""
+    """What does not exist in Redis yet."""
+    alive: bool = False
+    """Whether somebody read from it within the last seconds; False where that is not known."""
 
     @property
     def oldest_s(self) -> float | None:

@@ -6,21 +6,20 @@ neither loses a message nor sends it twice.
 """
 
 import json
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias, cast
 
 from arq.constants import expires_extra_ms
-from arq.utils import timestamp_ms
 
 from ..broker import codec, keys
-from ..broker.entries import Page, pages
+from ..broker.entries import Order, Page, pages, position
 from ..broker.queue_scripts import move_entry, replay_job
-from ..engine import failure_record
+from ..engine import failure_record, redact
 from ..engine.failure_record import DATA, ID, TYPE
 from ..types import EntryId, Payload, RedisClient, StreamName
+from . import matching
 
 ReplayResult: TypeAlias = Literal["replayed", "gone", "capped", "exists", "unreadable"]
 """``exists``: a job with the id of the dead one waits or runs."""
@@ -43,14 +42,33 @@ class DeadLetterEntry:
 
     @property
     def error(self) -> str:
-        """Type and text of the last error."""
+        """Type and text of the last error, without secrets."""
         kind = self.payload.get(failure_record.ERROR_TYPE, "?")
-        return f"{kind}: {self.payload.get(failure_record.ERROR, '')}"
+        return redact.text(f"{kind}: {self.payload.get(failure_record.ERROR, '')}")
+
+    @property
+    def where(self) -> str:
+        """Module and function of the project in which the error was raised; empty if none."""
+        return failure_record.where(self.payload)
+
+    @property
+    def group(self) -> str:
+        """The consumer group that set it aside; empty if it names none."""
+        return self.payload.get(failure_record.GROUP, "")
 
     @property
     def fingerprint(self) -> str:
         """Short id that entries with the same error share."""
         return failure_record.fingerprint(self.payload)
+
+    def has_error(self, wanted: str) -> bool:
+        """Whether this is part of the error's text, or its id."""
+        return wanted.lower() in self.error.lower() or wanted == self.fingerprint
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All ids under which logs, traces and contexts name it: of the message, its entries."""
+        return matching.ids_of(self.entry_id, self.payload)
 
     @property
     def added_at(self) -> float:
@@ -70,7 +88,18 @@ class DeadLetterEntry:
     @property
     def history(self) -> list[object]:
         """The failures of a job, newest last; messages keep only their last."""
-        return cast("list[object]", json.loads(self.payload.get(failure_record.HISTORY, "[]")))
+        written = self.payload.get(failure_record.HISTORY, "[]")
+        try:
+            found: object = json.loads(written)
+        except (ValueError, RecursionError):
+            found = written
+        # What is not a history is shown as it is.
+        return cast("list[object]", found) if isinstance(found, list) else [written]
+
+    def _count(self, name: str) -> int | str:
+        """Return a count, or the text that stands in its place."""
+        written = self.payload.get(name, "")
+        return written if written and not failure_record.is_count(written) else int(written or 0)
 
     @property
     def other_fields(self) -> Payload:
@@ -79,25 +108,31 @@ class DeadLetterEntry:
         return {name: value for name, value in self.payload.items() if name not in ours}
 
     def as_dict(self) -> dict[str, object]:
-        """Return all of it, for ``--json``."""
-        return {
+        """Return all of it, without secrets, to be shown."""
+        shown = {
             "id": self.entry_id,
             "message_id": self.payload.get(ID, ""),
             "type": self.event_type,
             "reason": self.payload.get(failure_record.REASON, ""),
             "error": self.error,
+            "where": self.where,
             "fingerprint": self.fingerprint,
             "failed_at": self.payload.get(failure_record.FAILED_AT, ""),
             "first_failed_at": self.payload.get(failure_record.FIRST_FAILED_AT, ""),
-            "attempts": failure_record.number(self.payload.get(failure_record.ATTEMPTS)),
-            "replays": self.replays,
+            "attempts": self._count(failure_record.ATTEMPTS),
+            "deliveries": self._count(failure_record.DELIVERIES),
+            "group": self.group,
+            "consumer": self.payload.get(failure_record.CONSUMER, ""),
+            "replays": self._count(failure_record.REPLAYS),
             "original_stream": self.payload.get(failure_record.ORIGINAL_STREAM, ""),
             "original_id": self.payload.get(failure_record.ORIGINAL_ID, ""),
-            "data": self.payload.get(DATA, ""),
+            "data": "",
             "fields": self.other_fields,
             "history": self.history,
             "traceback": self.payload.get(failure_record.TRACEBACK, ""),
         }
+        data = redact.payload(self.payload.get(DATA, ""))
+        return {**redact.fields(shown, redact.PAYLOAD_KEYS), "data": data}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +146,51 @@ class DeadLetterFilter:
     older_than: float | None = None
     """Set aside longer ago than this, in seconds."""
     newer_than: float | None = None
-    entry_id: str = ""
+    since: float | None = None
+    """Set aside at this Unix time, in seconds, or later; and before ``until``."""
+    until: float | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    """Fields of the payload and the values that all of them must have (`matching.has_value`)."""
+    ids: frozenset[str] = frozenset()
+    """Any of these ids, see `DeadLetterEntry.ids`."""
+    entry_ids: tuple[EntryId, ...] = ()
+    """Only these entries, which are read directly; `lookup.resolve` finds them by ``ids``."""
 
     def matches(self, entry: DeadLetterEntry, now: float) -> bool:
         """Whether ``entry`` is selected; ``now`` is Unix time."""
         age = now - entry.added_at
         return (
-            (not self.entry_id or entry.entry_id == self.entry_id)
+            (not self.ids or not self.ids.isdisjoint(entry.ids))
             and (not self.event_type or entry.event_type == self.event_type)
             and (not self.reason or entry.payload.get(failure_record.REASON) == self.reason)
-            and (
-                not self.error
-                or self.error == entry.fingerprint
-                or self.error.lower() in entry.error.lower()
-            )
+            and entry.has_error(self.error)
             and (self.older_than is None or age > self.older_than)
             and (self.newer_than is None or age < self.newer_than)
+            and (self.since is None or entry.added_at >= self.since)
+            and (self.until is None or entry.added_at < self.until)
+            and all(matching.has_value(entry.payload, *condition) for condition in self.where)
         )
+
+
+EVERYTHING = DeadLetterFilter()
 
 
 @dataclass(slots=True)
 class ErrorGroup:
-    """Dead letters with the same error."""
+    """Dead letters with the same error: its type, and where it was raised."""
 
     fingerprint: str
     event_type: str
+    """Event types or functions that failed with it, separated by commas; so are the reasons."""
     reason: str
     error: str
+    """One of the errors, as an example of their texts."""
     count: int = 0
     oldest: float = 0.0
     """Unix time, in seconds; so is ``newest``."""
     newest: float = 0.0
+    where: str = ""
+    """Module and function of the project in which they were raised; empty if none took part."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields, for ``--json``."""
@@ -153,18 +202,22 @@ async def _grouped(entries: AsyncIterator[DeadLetterEntry]) -> list[ErrorGroup]:
     groups: dict[str, ErrorGroup] = {}
     async for entry in entries:
         key, at = entry.fingerprint, entry.added_at
+        reason = entry.payload.get(failure_record.REASON, "")
         group = groups.get(key)
         if group is None:
-            reason = entry.payload.get(failure_record.REASON, "")
-            group = ErrorGroup(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
-            groups[key] = group
+            group = groups[key] = ErrorGroup(
+                key, entry.event_type, reason, entry.error, 0, at, at, entry.where
+            )
+        group.event_type = _with(group.event_type, entry.event_type)
+        group.reason = _with(group.reason, reason)
         group.count += 1
         group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
     return sorted(groups.values(), key=lambda group: -group.count)
 
 
-def _entries(page: Page) -> Iterable[DeadLetterEntry]:
-    return (DeadLetterEntry(entry_id, payload) for entry_id, payload in page)
+def _with(listed: str, name: str) -> str:
+    """Add a name to a list of names."""
+    return listed if name in listed.split(", ") else f"{listed}, {name}"
 
 
 class DeadLetterQueue:
@@ -173,61 +226,89 @@ class DeadLetterQueue:
     Args:
         redis: an open client.
         name: of the stream that holds them.
+        group: the consumer group whose entries are meant, beside those that name none; empty for
+            those of all groups.
     """
 
-    def __init__(self, redis: RedisClient, name: StreamName) -> None:
+    def __init__(self, redis: RedisClient, name: StreamName, group: str = "") -> None:
         self._redis = redis
+        self._group = group
         self.name = name
 
     @classmethod
-    def of_source(cls, redis: RedisClient, source: StreamName) -> "DeadLetterQueue":
+    def of_source(
+        cls, redis: RedisClient, source: StreamName, group: str = ""
+    ) -> "DeadLetterQueue":
         """Return the dead letters of a stream or queue."""
-        return cls(redis, keys.dlq(source))
+        return cls(redis, keys.dlq(source), group)
 
     @classmethod
-    def parked(cls, redis: RedisClient, stream: StreamName) -> "DeadLetterQueue":
+    def parked(cls, redis: RedisClient, stream: StreamName, group: str = "") -> "DeadLetterQueue":
         """Return the parked events of a stream."""
-        return cls(redis, keys.parked(stream))
+        return cls(redis, keys.parked(stream), group)
 
     @property
     def source(self) -> StreamName:
         """The stream or queue that replays go back to."""
         return self.name.removesuffix(keys.DLQ_SUFFIX).removesuffix(keys.PARKED_SUFFIX)
 
+    @property
+    def is_parked(self) -> bool:
+        """Whether it holds parked events rather than dead letters."""
+        return self.name.endswith(keys.PARKED_SUFFIX)
+
     async def size(self) -> int:
-        """Return the number of entries."""
+        """Return the number of entries, those of all groups."""
         return int(await self._redis.execute_command("XLEN", self.name))
 
     async def newest(self) -> str:
         """Return the id of the newest entry; empty if there is none."""
-        ids = [entry.entry_id async for entry in self.newest_entries(1)]
+        ids = [
+            i
+            async for page in pages(self._redis, self.name, limit=1, order="newest")
+            for i, _ in page
+        ]
         return ids[0] if ids else ""
+
+    def _entries(self, page: Page) -> Iterable[DeadLetterEntry]:
+        entries = (DeadLetterEntry(entry_id, payload) for entry_id, payload in page)
+        return (e for e in entries if not self._group or e.group in {"", self._group})
 
     async def scan(
         self,
         wanted: DeadLetterFilter | None = None,
         *,
         until: str = "+",
+        order: Order = "oldest",
         on_page: Callable[[int], object] | None = None,
     ) -> AsyncIterator[DeadLetterEntry]:
-        """Yield the entries, oldest first.
+        """Yield the entries.
 
         Args:
             wanted: yield only these.
-            until: stop behind this id; nothing at all if it is empty.
+            until: leave out what came after this id; nothing at all if it is empty.
+            order: which come first.
             on_page: called after each page with the number of entries in it.
         """
         now = time.time()
-        limit = sys.maxsize if until else 0
-        start = "-"
-        if wanted is not None and wanted.entry_id and until:
-            start = until = wanted.entry_id
-        async for page in pages(self._redis, self.name, start=start, end=until, limit=limit):
-            for entry in _entries(page):
+        if not until:
+            return
+        async for page in self._pages(wanted or EVERYTHING, until, order):
+            for entry in self._entries(page):
                 if wanted is None or wanted.matches(entry, now):
                     yield entry
             if on_page is not None:
                 on_page(len(page))
+
+    async def _pages(
+        self, wanted: DeadLetterFilter, until: str, order: Order
+    ) -> AsyncIterator[Page]:
+        if not wanted.entry_ids:
+            async for page in pages(self._redis, self.name, end=until, order=order):
+                yield page
+        for entry_id in sorted(wanted.entry_ids, key=position, reverse=order == "newest"):
+            async for page in pages(self._redis, self.name, start=entry_id, end=entry_id):
+                yield page
 
     async def groups(
         self,
@@ -244,7 +325,7 @@ class DeadLetterQueue:
     async def newest_entries(self, limit: int) -> AsyncIterator[DeadLetterEntry]:
         """Yield the newest ``limit`` entries, newest first."""
         async for page in pages(self._redis, self.name, limit=limit, order="newest"):
-            for entry in _entries(page):
+            for entry in self._entries(page):
                 yield entry
 
     def replay_refusal(
@@ -259,6 +340,8 @@ class DeadLetterQueue:
         if entry.replays >= max_replays:
             return "capped"
         if entry.is_job:
+            if not entry.payload.get(ID):
+                return "unreadable"
             try:
                 loads(codec.encode(entry.payload[failure_record.JOB]))
             except Exception:  # whatever a deserializer of the project raises
@@ -279,7 +362,6 @@ class DeadLetterQueue:
                 job_id=entry.payload[ID],
                 job=codec.encode(entry.payload[failure_record.JOB]),
                 expires_ms=expires_extra_ms,
-                due_ms=timestamp_ms(),
             )
         moved = await move_entry(
             self._redis,
@@ -293,58 +375,3 @@ class DeadLetterQueue:
     async def purge(self, entry: DeadLetterEntry) -> bool:
         """Delete an entry for good; false if it was gone already."""
         return bool(await self._redis.execute_command("XDEL", self.name, entry.entry_id))
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterSummary:
-    """A dead-letter queue by error."""
-
-    source: StreamName
-    total: int
-    newest: str
-    """Id of the newest entry; together with the same length it means that nothing has changed."""
-    examined: int
-    """Number of entries in the groups: the newest ones."""
-    groups: tuple[ErrorGroup, ...]
-
-
-async def summarize(
-    redis: RedisClient,
-    totals: Iterable[tuple[StreamName, int]],
-    limit: int,
-    before: Iterable[DeadLetterSummary] = (),
-) -> tuple[DeadLetterSummary, ...]:
-    """Group the dead letters of several sources by error.
-
-    Args:
-        redis: an open client.
-        totals: the sources, and the number of their dead letters.
-        limit: number of entries of a source that are read, the newest.
-        before: the last summaries; a queue that has not changed since is not read again.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer.
-    """
-    known = {summary.source: summary for summary in before}
-    return tuple(
-        [
-            await _summarize(redis, source, total, limit, known.get(source))
-            for source, total in totals
-        ]
-    )
-
-
-async def _summarize(
-    redis: RedisClient,
-    source: StreamName,
-    total: int,
-    limit: int,
-    before: DeadLetterSummary | None,
-) -> DeadLetterSummary:
-    queue = DeadLetterQueue.of_source(redis, source)
-    newest = await queue.newest() if total else ""
-    if before and (before.total, before.newest) == (total, newest):
-        return before
-    groups = await queue.newest_groups(limit) if total else []
-    examined = sum(group.count for group in groups)
-    return DeadLetterSummary(source, total, newest, examined, tuple(groups))

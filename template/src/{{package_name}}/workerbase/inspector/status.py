@@ -1,12 +1,13 @@
 """What is in Redis right now: the queue, and whatever each service reports."""
 
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from ..broker import keys
+from ..broker import codec, keys
+from ..broker.clock import now_ms
+from ..broker.server_info import ServerInfo
 from ..config import WorkerConfig
-from ..engine.sources import SourceStatus
+from ..engine.sources import MAX_COUNTED, SourceStatus
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
 
@@ -18,10 +19,34 @@ class Status:
     redis: str
     server: str
     sources: tuple[SourceStatus, ...]
+    info: ServerInfo = field(default_factory=partial(ServerInfo, name="redis"))
+    worker_alive: bool = True
+    """Whether a worker has written the key that ``arq --check`` reads, or read a stream."""
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data, for ``--json``."""
-        return asdict(self)
+        return {**asdict(self), "warnings": self.warnings}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What needs attention, as sentences."""
+        found = list(self.info.warnings)
+        if not self.worker_alive:
+            found.append("no worker is alive: nothing is handled until one runs")
+        found += [
+            f"{source.name}: the {source.missing} does not exist yet; a worker or `groups` makes it"
+            for source in self.sources
+            if source.missing
+        ]
+        found += [
+            f"{source.name}: the consumer group {other.name} has no live worker and keeps "
+            f"{'' if other.unsettled is None else f'{other.unsettled:,} '}entries, the oldest for "
+            f"{other.oldest_s:,.0f} s; if it is retired, remove it: `groups rm {other.name}`"
+            for source in self.sources
+            for other in source.other_groups
+            if other.is_silent
+        ]
+        return tuple(found)
 
 
 async def snapshot(redis: RedisClient, settings: ResolvedSettings) -> Status:
@@ -31,28 +56,50 @@ async def snapshot(redis: RedisClient, settings: ResolvedSettings) -> Status:
         redis.exceptions.RedisError: Redis does not answer.
     """
     config = settings.config
-    server = server_name(await redis.execute_command("INFO", "server"))
+    info = await ServerInfo.read(redis)
     sources: list[SourceStatus] = []
     for service in settings.services:
         sources += await service.status(redis, config)
     sources.append(await queue_status(redis, config))
-    return Status(redis=str(config.dsn), server=server, sources=tuple(sources))
+    alive = any(source.alive for source in sources) or bool(
+        await redis.execute_command("EXISTS", settings.health_check_key)
+    )
+    return Status(
+        redis=str(config.dsn),
+        server=info.name,
+        sources=tuple(sources),
+        info=info,
+        worker_alive=alive,
+    )
 
 
 async def queue_status(redis: RedisClient, config: WorkerConfig) -> SourceStatus:
-    """Return the state of the queue; a running job counts as due later.
+    """Return the state of the queue.
 
     Raises:
         redis.exceptions.RedisError: Redis does not answer.
     """
-    queue, now_ms = config.queue_name, int(time.time() * 1000)
-    due = int(await redis.execute_command("ZCOUNT", queue, "-inf", now_ms))
+    queue, now = config.queue_name, await now_ms(redis)
+    due = int(await redis.execute_command("ZCOUNT", queue, "-inf", now))
     total = int(await redis.execute_command("ZCARD", queue))
     dead = int(await redis.execute_command("XLEN", keys.dlq(queue)))
-    return SourceStatus(name=queue, kind="queue", waiting=due, later=total - due, dead_letters=dead)
+    # A job that arq runs is as due as before; one under a lease is due when that ends.
+    started = await _running(redis, queue, "-inf", str(now))
+    leased = await _running(redis, queue, f"({now}", "+inf")
+    return SourceStatus(
+        name=queue,
+        kind="queue",
+        waiting=max(0, due - started),
+        in_work=started + leased,
+        later=max(0, total - due - leased),
+        dead_letters=dead,
+    )
 
 
-def server_name(info: Mapping[str, object]) -> str:
-    """Return name and version of a server from its INFO reply."""
-    name = str(info.get("server_name") or "redis")
-    return f"{name} {info.get(f'{name}_version') or info.get('redis_version')}"
+async def _running(redis: RedisClient, queue: str, lowest: str, highest: str) -> int:
+    """Count the jobs of a range that run, among its first `MAX_COUNTED`: they are there."""
+    ids: list[bytes] = await redis.execute_command(
+        "ZRANGEBYSCORE", queue, lowest, highest, "LIMIT", 0, MAX_COUNTED
+    )
+    claimed = [keys.in_progress(queue, codec.decode(job_id)) for job_id in ids]
+    return int(await redis.execute_command("EXISTS", *claimed)) if claimed else 0

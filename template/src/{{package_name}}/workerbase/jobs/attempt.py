@@ -1,5 +1,6 @@
 """One attempt of a job: what is known about it, and what it leaves behind."""
 
+import logging
 from asyncio import CancelledError
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,12 @@ from ..engine.retry_policy import DeadLetter, Decision, Reason, Retry
 from ..errors import MAX_DURATION_S
 from ..monitor import Outcome, Work
 from ..process.arq_names import Function
+from ..process.requeue import REQUEUE_TASK
 from ..types import Ctx
 from .queue import Claim, FinishedJob
+
+MAX_ATTEMPT = 1_000_000_000
+"""Of a job that somebody else enqueued: Redis counts on from it."""
 
 
 class RefusedError(Exception):
@@ -26,6 +31,10 @@ class RefusedError(Exception):
         super().__init__(error)
         self.error = error
         self.decision = None if reason is None else DeadLetter(reason)
+
+
+class LeaseLostError(Exception):
+    """The job is not to be run: another worker has it, or it has ended."""
 
 
 @dataclass(slots=True)
@@ -79,6 +88,17 @@ class Attempt:
         return f"{self.claim.job_id}:{self.function_name or '<unknown>'}"
 
     @property
+    def log_level(self) -> int:
+        """The level at which its course is logged; that of a job of the base itself is DEBUG."""
+        return logging.DEBUG if self.function_name == REQUEUE_TASK else logging.INFO
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """Fields for lines that are not written in the task of the run."""
+        work = self.work
+        return {"job_id": work.id, "function": work.name, "attempt": work.attempt}
+
+    @property
     def failed(self) -> FailedJob:
         """The attempt as a failure, to be recorded."""
         return FailedJob(
@@ -110,7 +130,7 @@ class Attempt:
             self.function_name = str(job["f"]).encode().decode()  # or no dead letter could name it
             self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
             self.trace = str(job.get(trace_context.JOB_KEY, ""))
-            return int(job["t"] or 0)
+            return _attempts(job["t"])
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
             msg = f"a field of the job is not what arq writes: {exc}"
             raise DeserializationError(msg) from exc
@@ -134,8 +154,21 @@ class Attempt:
         # it would keep our workers from the next tick.
         stays = isinstance(function, CronJob) and function.job_id is None
         return FinishedJob(
-            self.claim.job_id,
+            self.claim,
             result,
             0 if forever else int(min(max(keep_result_s, 0.001), MAX_DURATION_S) * 1000),
             keep_cronjob_progress * 1000 if stays else 0,
         )
+
+
+def _attempts(value: Any) -> int:
+    """Return the number of attempts that a job brings along.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    attempts = int(value or 0)
+    if not 0 <= attempts <= MAX_ATTEMPT:
+        msg = f"the number of attempts is not within 0 and {MAX_ATTEMPT:,}"
+        raise ValueError(msg)
+    return attempts

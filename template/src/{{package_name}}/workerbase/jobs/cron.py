@@ -5,7 +5,6 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 
 from arq.cron import CronJob
-from arq.utils import timestamp_ms
 
 from ..broker import keys
 from ..broker.enqueue import QueueClient
@@ -24,7 +23,8 @@ async def enqueue_due(
     """Enqueue the ticks of ``jobs`` that are due before ``now + ahead``.
 
     Redis remembers the last tick of each schedule, so that a worker that is late or has just
-    started does not enqueue a tick again that was enqueued, and perhaps run, before.
+    started does not enqueue a tick again that was enqueued, and perhaps run, before. ``now`` is the
+    time by the clock of Redis, which all workers share.
 
     Raises:
         redis.exceptions.RedisError: Redis does not answer; call it again.
@@ -41,12 +41,9 @@ async def enqueue_due(
         tick_ms = int(job.next_run.timestamp() * 1000)
         if tick_ms >= until:
             continue
-        options: dict[str, Any] = {
-            "_queue_name": queue,
-            "_defer_until": job.next_run if tick_ms > timestamp_ms() else None,
-        }
+        options: dict[str, Any] = {"_queue_name": queue, "_defer_until": job.next_run}
         if job.unique or job.job_id:
-            options["_job_id"] = job.job_id or f"{job.name}:{tick_ms}"
+            options["_job_id"] = job.job_id or keys.tick_job_id(queue, job.name, tick_ms)
             new = client.new_job(job.name, **options)
             await _ENQUEUE_TICK(
                 cast("RedisClient", client),

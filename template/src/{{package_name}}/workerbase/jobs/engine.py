@@ -16,6 +16,7 @@ from ..leasing.held_leases import HeldLeases
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
 from ..process.service import WorkerContext
+from .attempt import LeaseLostError
 from .executor import JobExecutor
 from .intake import JobIntake
 from .leases import JobLeases
@@ -57,13 +58,13 @@ class JobEngine:
         self.renewer = LeaseRenewer(
             held=self.held,
             queue=self.prefetched,
-            renew=lambda _, ids: self.leases.renew(ids),
+            renew=self._renew,
             kind="job",
             lease_timeout=lease_timeout,
             availability=worker.availability,
             monitors=worker.monitors,
         )
-        self.executor = JobExecutor(worker, policy)
+        self.executor = JobExecutor(worker, policy, self.leases.renew)
         self.settlement = JobSettlement(
             worker=worker,
             name=self.name,
@@ -78,7 +79,7 @@ class JobEngine:
             prefetched=self.prefetched,
             held=self.held,
             run=self._run,
-            is_running=self.executor.running.__contains__,
+            renew_overdue=self.renewer.renew_overdue,
             lease_seconds=self.leases.lease_seconds,
         )
         self.upkeep = QueueUpkeep(worker=worker, cancel=self.executor.cancel, summary=self._summary)
@@ -96,6 +97,9 @@ class JobEngine:
             loops.start("jobs: upkeep", self.upkeep.run())
             try:
                 await TaskSupervisor.run_until(stop, loops, core)
+            except BaseException:
+                self._worker.failed = True
+                raise
             finally:
                 await loops.cancel()
                 await self._drain(drain)
@@ -122,6 +126,10 @@ class JobEngine:
                 count += len(self.intake.tasks)
                 await asyncio.wait(self.intake.tasks.values())
 
+    async def _renew(self, source: str, job_ids: list[str]) -> list[str]:
+        held = self.held.by_source[source]
+        return await self.leases.renew([held[job_id] for job_id in job_ids])
+
     async def _run(self, claim: Claim) -> None:
         """Run a claimed job and settle it."""
         started = time.monotonic()
@@ -131,14 +139,18 @@ class JobEngine:
                 await self.executor.run(attempt)
             finally:
                 self.executor.running.pop(claim.job_id, None)
-                self.intake.finished(time.monotonic() - started)
+                self.intake.finished(claim, time.monotonic() - started)
             await asyncio.shield(self.settlement.settle(attempt))
             if isinstance(attempt.decision, Retry):
                 self.intake.wake()  # it may be due
             if attempt.ctx:
                 hook = self._worker.settings.after_job_end
                 await self.executor.call_hook(hook, "after_job_end", attempt)
-        except Exception:
+        except LeaseLostError:
+            pass  # it was logged, and whoever holds the job settles it
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # it must not end this worker, and then the next one
             logger.exception("job %s could not be run to its end; it runs again", claim.job_id)
         finally:
             # A job that was released may have been claimed again before this.
@@ -155,6 +167,7 @@ class JobEngine:
             "jobs",
             {self._queue_name: lambda: self.leases.release_all(self.held.ids(self._queue_name))},
             lambda _: bool(waiting),
+            self._worker.availability,
         )
         if tasks:
             logger.info("draining: %d jobs are running", len(tasks))
@@ -165,14 +178,16 @@ class JobEngine:
                     drain,
                     len(late),
                 )
-                self.executor.draining = self.settlement.draining = True
+                self.settlement.draining = True
+                self.executor.draining = not self._worker.failed
                 # The others have ended, and are being settled.
                 for task in list(self.executor.running.values()):
                     task.cancel()
                 await asyncio.wait(late, timeout=CANCEL_S)
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
             key = self._worker.settings.health_check_key
-            await self._worker.commands.execute_command("DEL", key)
+            async with self._worker.availability.parting():
+                await self._worker.commands.execute_command("DEL", key)
 
     def _summary(self) -> str:
         counts = self.executor

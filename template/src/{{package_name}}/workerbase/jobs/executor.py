@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from arq.cron import CronJob
@@ -18,9 +19,9 @@ from ..engine import failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
-from ..process.task import Task, fits
+from ..process.task import JobTimeout, Task, fits
 from ..types import Hook
-from .attempt import Attempt, RefusedError
+from .attempt import Attempt, LeaseLostError, RefusedError
 from .queue import Claim
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,15 @@ class JobExecutor:
         worker: settings, client and monitors.
         policy: when a job that raised is retried; without one the rules are those of plain arq,
             and there are no dead letters.
+        renew: renews leases; returns the ids of jobs that are no longer held.
     """
 
-    def __init__(self, worker: WorkerContext, policy: RetryPolicy | None) -> None:
+    def __init__(
+        self,
+        worker: WorkerContext,
+        policy: RetryPolicy | None,
+        renew: Callable[[Sequence[Claim]], Awaitable[list[str]]],
+    ) -> None:
         settings = self.settings = worker.settings
         self.functions: dict[str, Function | CronJob] = {f.name: f for f in settings.functions}
         self.functions |= {job.name: job for job in settings.cron_jobs}
@@ -51,7 +58,7 @@ class JobExecutor:
         self.draining = False
         """Cancellations come from the stop of the worker, and their attempts do not count."""
         self.complete = self.failed = self.retried = 0
-        self._worker = worker
+        self._worker, self._renew = worker, renew
 
     def cancel(self, job_id: str) -> bool:
         """Abort a job on request; false if it does not run here."""
@@ -67,7 +74,11 @@ class JobExecutor:
         return Attempt(claim, self.serializer, claim.attempt)
 
     async def run(self, attempt: Attempt) -> None:
-        """Run the job and decide what follows."""
+        """Run the job and decide what follows.
+
+        Raises:
+            LeaseLostError: it was not run, and nothing follows.
+        """
         try:
             await self._prepare(attempt)
         except RefusedError as refused:
@@ -86,20 +97,25 @@ class JobExecutor:
         }
         began = time.monotonic()
         self.running[job_id] = cast("asyncio.Task[Any]", asyncio.current_task())
+        around: AbstractContextManager[object] = nullcontext()
+        if self._worker.monitors:
+            around = self._worker.monitors.around(attempt.work)
         try:
-            await self.call_hook(self.settings.on_job_start, "on_job_start", attempt)
-            attempt.start_ms, began = timestamp_ms(), time.monotonic()
-            self._log_start(attempt)
-            attempt.result = await self._call(function, attempt)
+            with around:
+                await self.call_hook(self.settings.on_job_start, "on_job_start", attempt)
+                attempt.start_ms, began = timestamp_ms(), time.monotonic()
+                self._log_start(attempt)
+                attempt.result = await self._call(function, attempt)
             shown = self._shown(attempt.result)
-        except (GeneratorExit, KeyboardInterrupt):
-            raise  # discarded at the end of the loop; Ctrl-C where no handler can be set
+        except GeneratorExit:
+            raise  # discarded at the end of the loop
         except BaseException as raised:  # a task must not end the worker
             exc = attempt.error = attempt.result = unwrap(raised)
             self._judge(attempt, exc)
         else:
             self.complete += 1
-            logger.info("%6.2fs ← %s ● %s", attempt.seconds(attempt.start_ms), attempt.ref, shown)
+            took = attempt.seconds(attempt.start_ms)
+            logger.log(attempt.log_level, "%6.2fs ← %s ● %s", took, attempt.ref, shown)
         attempt.ran_seconds = time.monotonic() - began
         self.running.pop(job_id, None)
         await self.call_hook(self.settings.on_job_end, "on_job_end", attempt)
@@ -121,12 +137,8 @@ class JobExecutor:
         timeout = function.timeout_s
         if timeout is None:
             timeout = self.settings.config.job_timeout
-        around: AbstractContextManager[object] = nullcontext()
-        if self._worker.monitors:
-            around = self._worker.monitors.around(attempt.work)
-        with around:
-            async with asyncio.timeout(timeout):
-                return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        async with JobTimeout(function, timeout):
+            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shows_data(self) -> bool:
         """Whether arguments and results may be logged: `log_results`, or level DEBUG."""
@@ -142,6 +154,7 @@ class JobExecutor:
 
         Raises:
             RefusedError: it cannot be run.
+            LeaseLostError: it is not to be run here.
         """
         claim = attempt.claim
         if claim.job is None:
@@ -168,13 +181,26 @@ class JobExecutor:
                 "PSETEX", key, keys.ATTEMPTS_TTL_MS, str(enqueued_attempt)
             )
         limit = self._max_attempts(attempt.function)
+        if claim.unconfirmed:  # the attempt before this one may not have taken place
+            attempt.number = min(attempt.number, limit)
+        if attempt.number == limit and not await self._confirm(claim):
+            logger.warning("the lease of %s ended before it started", attempt.ref)
+            raise LeaseLostError
         if attempt.number > limit:
             waited = attempt.seconds(attempt.enqueue_ms)
             logger.warning("%6.2fs ! %s max retries %d exceeded", waited, attempt.ref, limit)
             reason: Reason = "poison" if claim.crashed else "retries"
             if self.policy is not None:
                 attempt.number -= 1  # this one did not take place
-            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded"), reason)
+            why = "; its worker died with it in the last attempt" if claim.crashed else ""
+            raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded{why}"), reason)
+
+    async def _confirm(self, claim: Claim) -> bool:
+        """Note in Redis that a last attempt starts: if its worker dies, there is no other one."""
+        lost = await self._worker.availability.retry_until_accepted(
+            "starting a job", partial(self._renew, [claim]), lambda: self.draining
+        )
+        return not lost
 
     def _max_attempts(self, function: Function | CronJob) -> int:
         own = function.max_tries
@@ -186,7 +212,7 @@ class JobExecutor:
         return replace(policy, max_retries=self._max_attempts(function))
 
     def _log_start(self, attempt: Attempt) -> None:
-        if not logger.isEnabledFor(logging.INFO):
+        if not logger.isEnabledFor(attempt.log_level):
             return
         extra = f" try={attempt.number}" if attempt.number > 1 else ""
         late = (attempt.start_ms - attempt.claim.score) / 1000
@@ -197,7 +223,8 @@ class JobExecutor:
             shown = self._shows_data()
             arguments = args_to_string(attempt.args, attempt.kwargs) if shown else "…"
         waited = attempt.seconds(attempt.enqueue_ms)
-        logger.info("%6.2fs → %s(%s)%s", waited, attempt.ref, arguments, extra)
+        message = "%6.2fs → %s(%s)%s"
+        logger.log(attempt.log_level, message, waited, attempt.ref, arguments, extra)
 
     def _judge(self, attempt: Attempt, error: BaseException) -> None:
         """Decide what follows a failure."""
@@ -216,7 +243,8 @@ class JobExecutor:
             delay = ((error.defer_score or 0) if isinstance(error, ArqRetry) else 0) / 1000
             attempt.error = error.__cause__
             if isinstance(error, ArqRetry):
-                logger.info("%6.2fs ↻ %s retrying job in %0.2fs", took, attempt.ref, delay)
+                message = "%6.2fs ↻ %s retrying job in %0.2fs"
+                logger.log(attempt.log_level, message, took, attempt.ref, delay)
             else:
                 logger.info("%6.2fs ↻ %s cancelled, will be run again", took, attempt.ref)
             self.retried += 1
@@ -245,7 +273,7 @@ class JobExecutor:
             took,
             attempt.ref,
             what,
-            exc_info=error,
+            exc_info=self._worker.tracebacks.first(error),
             extra={"extra": extra() if callable(extra) else extra},
         )
         self.failed += 1

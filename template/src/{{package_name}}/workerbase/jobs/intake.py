@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +17,9 @@ from ..broker import keys
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
 from ..leasing.held_leases import HeldLeases
-from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..process.service import WorkerContext
-from .queue import MAX_JOBS, Claim, JobQueue
+from .queue import Claim, JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class JobIntake:
     held: HeldLeases[Claim]
     run: Callable[[Claim], Coroutine[object, object, None]]
     """Runs a claimed job to its settlement."""
-    is_running: Callable[[str], bool]
-    """Whether a job's function runs in this process."""
+    renew_overdue: Callable[[], Awaitable[None]]
+    """Renews the leases of this process if that is overdue, before it claims its own jobs."""
     lease_seconds: float
 
     def __post_init__(self) -> None:
@@ -88,7 +88,8 @@ class JobIntake:
 
     async def claim(self, limit: int) -> float | None:
         """Claim and start jobs once; return how long to wait before the next claim, if at all."""
-        free, limit = max(0, self.free()), min(limit, MAX_JOBS)
+        await self.renew_overdue()
+        free, limit = max(0, self.free()), min(limit, MAX_FETCHED)
         suspects = not any(claim.suspect for claim in self.held)
         asked = time.monotonic()
         idle = self.listener.listening and asked > self._idle_until
@@ -114,9 +115,9 @@ class JobIntake:
         """Return the number of free slots for which no job waits here."""
         return self._max_jobs - self.prefetched.running - len(self.prefetched)
 
-    def finished(self, seconds: float) -> None:
-        """Record that a function ran for ``seconds`` and its slot is free."""
-        self.prefetched.done(seconds)
+    def finished(self, claim: Claim, seconds: float) -> None:
+        """Record that the function of a job ran for ``seconds`` and its slot is free."""
+        self.prefetched.done(seconds, claim.size)
         self._start_ready()
         if self._more:
             self._wake.set()
@@ -125,9 +126,11 @@ class JobIntake:
         self.worker.monitors.on_leases("job", "reclaimed", sum(claim.crashed for claim in claims))
         held = self.held.by_source[self.queue.name]
         for claim in claims:
-            if self.is_running(claim.job_id):
-                # Its lease had ended, and is ours again.
-                held[claim.job_id] = self._started[claim.job_id]
+            running = self._started.get(claim.job_id)
+            if running is not None and claim.crashed:
+                # Its lease had ended while it ran or was being settled, and is ours again.
+                running.owner = claim.owner
+                held[claim.job_id] = running
                 continue
             former, held[claim.job_id] = held.get(claim.job_id), claim
             if former is not None:
@@ -153,7 +156,7 @@ class JobIntake:
             # A process that was frozen may read it when other workers have run the job.
             if time.monotonic() - self._idle_since < self.lease_seconds:
                 try:
-                    claim = Claim.from_hand_over(self.queue.name, data)
+                    claim = Claim.from_hand_over(self.queue.name, self.name, data)
                 except ValueError as exc:
                     # Whoever may enqueue may publish here, too; a job that was handed over for
                     # real is run by another worker when its lease ends.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from ..leasing.batch_writer import BatchWriter
 from ..process.service import WorkerContext
 from .attempt import Attempt
 from .leases import JobLeases
-from .queue import FinishedJob, JobQueue
+from .queue import Claim, FinishedJob, JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -52,28 +53,36 @@ class JobSettlement:
         else:
             write = partial(self._finish, attempt)
         try:
-            owned = await self.worker.availability.retry_until_accepted(
-                "settling a job", write, lambda: self.draining
-            )
+            owned = await self._write(attempt.claim, write)
         except OUTAGE_ERRORS as exc:
             logger.warning(
                 "%s is not settled (%s); it runs again when its lease ends", attempt.ref, exc
             )
             return
         if not owned:
-            logger.warning("%s ended after its lease had ended; it may run twice", attempt.ref)
+            text = "%s ended after its lease had ended; it may run twice"
+            logger.warning(text, attempt.ref, extra=attempt.log_fields)
         if self.worker.monitors:
             outcome = attempt.outcome if owned else "lease_lost"
             self.worker.monitors.on_finished(
                 attempt.work, outcome, attempt.error, attempt.ran_seconds
             )
 
+    async def _write(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
+        while True:
+            owner = claim.owner
+            owned = await self.worker.availability.retry_until_accepted(
+                "settling a job", write, lambda: self.draining
+            )
+            if owned or claim.owner == owner:  # else the worker has claimed it again meanwhile
+                return owned
+
     async def _release(self, attempt: Attempt, decision: Retry) -> bool:
         job = b""
         if self.records_failures and attempt.error is not None:
             job, _ = attempt.failed.with_failure(attempt.error, attempt.serializer)
-        job_id, uncounted = attempt.claim.job_id, attempt.uncounted
-        return await self.leases.release(job_id, decision.delay, job=job, uncounted=uncounted)
+        claim, uncounted = attempt.claim, attempt.uncounted
+        return await self.leases.release(claim, decision.delay, job=job, uncounted=uncounted)
 
     async def _dead_letter(self, attempt: Attempt, decision: DeadLetter) -> bool:
         source = attempt.claim.source
@@ -92,7 +101,8 @@ class JobSettlement:
         dlq = keys.dlq(source)
         if dropped >= 0:
             why = "its worker died with it" if decision.reason == "poison" else decision.reason
-            logger.error("%s is dead-lettered in %s (%s)", attempt.ref, dlq, why)
+            text = "%s is dead-lettered in %s (%s)"
+            logger.error(text, attempt.ref, dlq, why, extra=attempt.log_fields)
         if dropped > 0:
             logger.error(failure_record.FULL, dlq, dropped)
         return dropped >= 0
@@ -100,7 +110,7 @@ class JobSettlement:
     async def _finish(self, attempt: Attempt) -> bool:
         job = self._as_finished(attempt)
         if not self.finished.running:  # one pass without loops, or a job that outlived them
-            return not await self.queue.finish([job])
+            return await self.queue.finish_one(job)
         owned: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.finished.add((job, owned))
         return await owned
@@ -116,4 +126,4 @@ class JobSettlement:
         lost = set(await self.queue.finish([job for job, _ in batch]))
         for job, owned in batch:
             if not owned.done():
-                owned.set_result(job.job_id not in lost)
+                owned.set_result(job.claim.job_id not in lost)

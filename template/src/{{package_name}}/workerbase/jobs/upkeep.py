@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from arq.constants import abort_job_max_age
-from arq.utils import timestamp_ms
 
 from ..broker import codec, keys
+from ..broker.clock import now_ms
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..process.service import WorkerContext
 from .cron import enqueue_due
@@ -44,28 +44,29 @@ class QueueUpkeep:
                 if self._settings.allow_abort_jobs:
                     await self.cancel_aborted()
                 await self.record_health()
-                await self.enqueue_cron(datetime.now(tz=self._settings.timezone))
+                await self.enqueue_cron()
             except OUTAGE_ERRORS as exc:
                 await self.worker.availability.back_off(exc, "enqueueing cron jobs")
             await asyncio.sleep(PERIOD_S)
 
-    async def enqueue_cron(self, now: datetime) -> None:
+    async def enqueue_cron(self) -> None:
         """Enqueue the cron jobs that are due soon: within two polls, as arq does."""
         if self._settings.cron_jobs:
+            now_s = await now_ms(self._redis) / 1000
+            now = datetime.fromtimestamp(now_s, self._settings.timezone)
             ahead = timedelta(seconds=2 * max(self._settings.config.poll_delay, PERIOD_S))
             cron_jobs = self._settings.cron_jobs
             await enqueue_due(self.worker.client, self._queue, cron_jobs, now, ahead)
 
     async def cancel_aborted(self) -> None:
         """Cancel the running jobs that somebody asked to abort."""
-        now = timestamp_ms()
         requests = keys.abort(self._queue)
         wanted: list[bytes] = await self._redis.execute_command("ZRANGE", requests, 0, -1)
         for job_id in map(codec.decode, wanted):
             if self.cancel(job_id):
                 await self._redis.execute_command("ZREM", requests, codec.encode(job_id))
         if wanted:  # as arq does; requests for jobs that had ended already remain
-            oldest = now - abort_job_max_age * 1000
+            oldest = await now_ms(self._redis) - abort_job_max_age * 1000
             await self._redis.execute_command("ZREMRANGEBYSCORE", requests, "-inf", oldest)
 
     async def record_health(self) -> None:

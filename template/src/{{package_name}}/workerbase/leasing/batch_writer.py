@@ -40,6 +40,7 @@ class BatchWriter(Generic[T]):
         self._waiting: list[T] = []
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._sent = 0
         self.running = False
         """Whether `run` writes what is added."""
 
@@ -71,7 +72,10 @@ class BatchWriter(Generic[T]):
             RedisError, OSError: Redis did not accept it.
         """
         async with self._lock:
-            while batch := self._waiting[:MAX_BATCH]:
-                await self._write(batch)
-                del self._waiting[: len(batch)]
+            while self._waiting:
+                # Redis may have accepted what it did not confirm: the same batch is written again.
+                self._sent = self._sent or min(len(self._waiting), MAX_BATCH)
+                await self._write(self._waiting[: self._sent])
+                del self._waiting[: self._sent]
+                self._sent = 0
                 self._availability.record_success()

@@ -13,6 +13,11 @@ class Lease(Protocol):
     """Its outcome is being written: Redis may have it and not have said so yet."""
 
     @property
+    def size(self) -> int:
+        """Size of what was fetched, in bytes."""
+        ...
+
+    @property
     def source(self) -> str:
         """The stream or queue it belongs to."""
         ...
@@ -42,15 +47,19 @@ class HeldLeases(Generic[L]):
 
     def forget(self, lease: L) -> None:
         """Stop renewing ``lease``; a newer one with the same id stays."""
-        held, lease_id = self.by_source[lease.source], lease.lease_id
-        if held.get(lease_id) is lease:
-            del held[lease_id]
+        self.forget_all((lease,))
+
+    def forget_all(self, leases: Iterable[L]) -> None:
+        """Stop renewing ``leases``; a newer one with the same id stays."""
+        for lease in leases:
+            held, lease_id = self.by_source[lease.source], lease.lease_id
+            if held.get(lease_id) is lease:
+                del held[lease_id]
 
     def forget_waiting(self) -> int:
         """Forget what has not started; return how many there were."""
         waiting = [lease for lease in self if not lease.started]
-        for lease in waiting:
-            self.forget(lease)
+        self.forget_all(waiting)
         return len(waiting)
 
     def ids(self, source: str) -> list[str]:

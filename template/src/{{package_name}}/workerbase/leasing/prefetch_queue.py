@@ -1,13 +1,14 @@
 """Messages or jobs that this process has fetched and not yet started.
 
 A few wait here so that a free slot never waits for Redis. The queue holds no more than is handled
-within `AHEAD_S`: what waits behind slow handlers here could be running in another worker.
+within `AHEAD_S`: what waits behind slow handlers here could be running in another worker. Nor does
+it hold more than `MAX_HELD_BYTES`, whatever the size of the items, but always one.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -16,13 +17,23 @@ class Startable(Protocol):
 
     started: bool
 
+    @property
+    def size(self) -> int:
+        """Size of what was fetched, in bytes."""
+        ...
+
 
 T = TypeVar("T", bound=Startable)
 
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
-MAX_FAILED = 500
-"""Maximum number of failed items that wait in a suspended queue beside the others."""
+SLOT_POLL_S = 0.01
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Maximum size of what waits and runs, in bytes; it is exceeded by what one fetch brings along."""
+MAX_FETCHED = 256
+"""Maximum number of items of one fetch, whose sizes are not known before."""
+_ASSUMED_BYTES, _ASSUMED_ITEMS = 1_000_000, 8
+"""The size of items before any was fetched, and how many fetched ones outweigh it."""
 _SMOOTHING = 0.05
 _FASTEST_S = 1e-4
 
@@ -43,10 +54,10 @@ class PrefetchQueue(Generic[T]):
         self._reader: asyncio.Future[None] | None = None
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
+        self._mean_bytes: float = _ASSUMED_BYTES
+        self._held_bytes = 0
         self._next: tuple[T, asyncio.Event] | None = None
-        self._paused = self._closed = False
-        self._trials: int | None = None
-        self._failed = 0
+        self._paused = self.closed = False
         self.running = 0
         self.idle = asyncio.Event()
         """Set while nothing runs."""
@@ -55,21 +66,16 @@ class PrefetchQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self._queue)
 
-    def __contains__(self, item: T) -> bool:
-        return item in self._queue
-
     # --- the reader's side
 
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
-        if self.suspended:
-            # What failed waits here, too. It must not fill the queue: each trial that fails makes
-            # room for something else to try, which may succeed.
-            limit += min(self._failed, MAX_FAILED)
         room = limit - len(self._queue) - self.running
+        if room > (fitting := self.fitting()):
+            return fitting
         # Read in large bites while there is something left to do, at once when there is not.
-        return room if not self._queue or self.suspended or room * 2 >= limit else 0
+        return room if not self._queue or room * 2 >= limit else 0
 
     async def room(self) -> int:
         """Wait until there is room; return for how many items."""
@@ -81,8 +87,16 @@ class PrefetchQueue(Generic[T]):
                 self._reader = None
         return room
 
-    def add(self, items: Iterable[T]) -> None:
+    def fitting(self) -> int:
+        """Return how many more items are expected to fit; one if nothing is held."""
+        fitting = int((MAX_HELD_BYTES - self._held_bytes) / max(self._mean_bytes, 1))
+        return fitting if self._held_bytes else max(fitting, 1)
+
+    def add(self, items: Sequence[T]) -> None:
         """Append items to the queue."""
+        size, weight = sum([item.size for item in items]), len(items) + _ASSUMED_ITEMS
+        self._mean_bytes = (self._mean_bytes * _ASSUMED_ITEMS + size) / weight
+        self._held_bytes += size
         self._queue.extend(items)
         self._wake_slots()
 
@@ -93,18 +107,12 @@ class PrefetchQueue(Generic[T]):
         if self._next is not None:
             item, taken = self._next
             self._next = None
+            self._held_bytes += item.size
             taken.set()
             return self._start(item)
         if self._paused or not self._queue:
             return None
-        if self._trials is None:
-            item = self._queue.popleft()
-        elif self._trials:
-            self._trials -= 1
-            item = self._queue.pop()
-        else:
-            return None
-        return self._start(item)
+        return self._start(self._queue.popleft())
 
     def _start(self, item: T) -> T:
         item.started = True
@@ -112,8 +120,9 @@ class PrefetchQueue(Generic[T]):
         self.idle.clear()
         return item
 
-    def done(self, seconds: float) -> None:
-        """Record that an item ran for ``seconds``."""
+    def done(self, seconds: float, size: int = 0) -> None:
+        """Record that an item of ``size`` bytes ran for ``seconds``."""
+        self._held_bytes -= size
         self._mean_s += _SMOOTHING * (seconds - self._mean_s)
         self.running -= 1
         if not self.running:
@@ -128,8 +137,7 @@ class PrefetchQueue(Generic[T]):
         await future
 
     def _wake_slots(self) -> None:
-        wanted = len(self._queue) if self._trials is None else self._trials
-        self._wake(0 if self._paused else wanted)
+        self._wake(0 if self._paused else len(self._queue))
 
     def _wake(self, wanted: int) -> None:
         while wanted > 0 and self._waiters:
@@ -155,6 +163,11 @@ class PrefetchQueue(Generic[T]):
             if not taken.is_set():
                 self._next = None
 
+    async def wait_slot(self) -> None:
+        """Wait, while paused, until a slot is free."""
+        while self.running >= self._concurrency:  # noqa: ASYNC110 - events cost each item
+            await asyncio.sleep(SLOT_POLL_S)
+
     async def wait_idle(self, at_most_s: float | None) -> None:
         """Wait until nothing runs, or until ``at_most_s`` seconds have passed."""
         with contextlib.suppress(TimeoutError):
@@ -167,44 +180,20 @@ class PrefetchQueue(Generic[T]):
 
     def close(self) -> None:
         """Pause for good and forget what waits."""
-        self._paused = self._closed = True
+        self._held_bytes -= sum(item.size for item in self._queue)
+        self._paused = self.closed = True
         self._queue.clear()
 
     def unpause(self) -> None:
         """Undo `pause`; a closed queue stays closed."""
-        if not self._closed:
+        if not self.closed:
             self._paused = False
             self._wake_slots()
             self._wake_reader()
 
-    @property
-    def suspended(self) -> bool:
-        """Whether items start only by `allow_trial`."""
-        return self._trials is not None
-
-    def suspend(self) -> None:
-        """Start items only by `allow_trial`."""
-        self._trials = 0
-        self._failed = 0
-
-    def allow_trial(self) -> None:
-        """Let one item start: the newest, so that each trial takes another one."""
-        self._trials = 1
-        self._wake_slots()
-
-    def resume(self) -> None:
-        """Undo `suspend`."""
-        self._trials = None
-        self._wake_slots()
-
-    def put_back(self, item: T) -> None:
-        """Return an item that was started and not settled to the head of the queue."""
-        item.started = False
-        self._failed += 1
-        self._queue.appendleft(item)
-
     def drop(self, lost: set[T]) -> None:
         """Forget waiting items whose leases are lost."""
+        self._held_bytes -= sum(item.size for item in self._queue if item in lost)
         self._queue = deque(item for item in self._queue if item not in lost)
         # There may be room now, and with nothing running nobody else would say so.
         self._wake_reader()

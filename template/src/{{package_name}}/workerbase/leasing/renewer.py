@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..broker.availability import RedisAvailability
-from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.redis_errors import OUTAGE_ERRORS, text_of
 from ..monitor import Kind, Monitors
 from .held_leases import HeldLeases, Lease
 from .prefetch_queue import PrefetchQueue
@@ -32,23 +33,44 @@ class LeaseRenewer(Generic[L]):
     """Length of a lease in seconds."""
     availability: RedisAvailability
     monitors: Monitors
+    on_reached: Callable[[], None] = lambda: None
+    """Called when Redis has confirmed leases."""
+
+    def __post_init__(self) -> None:
+        self._period = self.lease_timeout * RENEW_SHARE
+        self._renewed_at = self.confirmed_at = time.monotonic()
+        """When Redis last confirmed all leases, by the monotonic clock; that pass began then."""
 
     async def run(self) -> None:
         """Renew until cancelled."""
         while True:
-            await asyncio.sleep(self.lease_timeout * RENEW_SHARE)
-            for source in self.held.by_source:
-                if ids := self.held.ids(source):
-                    await self._renew_source(source, ids)
+            await asyncio.sleep(self._period)
+            await self._renew_all()
 
-    async def _renew_source(self, source: str, ids: list[str]) -> None:
+    async def renew_overdue(self) -> None:
+        """Renew now if that is overdue, because something blocked the event loop for example."""
+        if time.monotonic() - self._renewed_at > 2 * self._period:
+            await self._renew_all()
+
+    async def _renew_all(self) -> None:
+        began = self._renewed_at = time.monotonic()
+        confirmed = True
+        for source in self.held.by_source:
+            if ids := self.held.ids(source):
+                confirmed &= await self._renew_source(source, ids)
+        if confirmed:
+            self.confirmed_at = began
+
+    async def _renew_source(self, source: str, ids: list[str]) -> bool:
         try:
             lost = await self.renew(source, ids)
         except OUTAGE_ERRORS as exc:
             self.availability.record_failure(exc, f"renewing leases of {source}")
-            return
+            return False
+        self.on_reached()
         self._lose(source, lost)
         self.monitors.on_leases(self.kind, "renewed", len(ids) - len(lost))
+        return True
 
     def _lose(self, source: str, ids: list[str]) -> None:
         # Redis may have settled work whose answer has not arrived yet: that lease is not lost.
@@ -71,6 +93,7 @@ async def release(
     what: str,
     releases: Mapping[str, Callable[[], Awaitable[int]]],
     is_held: Callable[[str], bool],
+    availability: RedisAvailability,
 ) -> None:
     """Release leases of each source, so that other workers start that work at once.
 
@@ -80,10 +103,12 @@ async def release(
         what: messages or jobs, for the log.
         releases: for each source, releases its leases and returns how many.
         is_held: whether this process holds anything of a source.
+        availability: limits the attempts while Redis does not answer.
     """
     for source, release_source in releases.items():
         try:
-            count = await release_source()
+            async with availability.parting():
+                count = await release_source()
         except OUTAGE_ERRORS as exc:
             if is_held(source):
                 logger.warning(
@@ -91,7 +116,7 @@ async def release(
                     "ends",
                     what,
                     source,
-                    exc,
+                    text_of(exc),
                 )
         else:
             if count:

@@ -13,15 +13,17 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 from arq.cron import CronJob
 from arq.jobs import Deserializer
+from arq.utils import to_unix_ms
 
 from ..broker import keys, trace_context
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
+from ..engine.failure_record import is_harmless, text_of
 from ..engine.retry_policy import Retry, unwrap
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
@@ -31,7 +33,7 @@ from ..types import Ctx
 from .arq_names import ArqRetry, Function, Worker
 from .service import Service, WorkerContext
 from .settings import arq_arguments
-from .task import FOR_ARQ, Task
+from .task import FOR_ARQ, JobTimeout, Task
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,26 @@ def _keep_trace(read: Deserializer) -> Deserializer:
         return job
 
     return load
+
+
+class _QueueCronJob(CronJob):
+    """A cron job whose ticks have the ids of its queue; see `keys.tick_job_id`."""
+
+    queue = ""
+
+    @classmethod
+    def from_job(cls, job: CronJob, queue: str) -> "_QueueCronJob":
+        made = cls(**{field.name: getattr(job, field.name) for field in fields(job)})
+        made.queue = queue
+        return made
+
+    def __getattribute__(self, name: str) -> Any:
+        # arq asks for this id when it enqueues a tick, and makes one without the queue if it is
+        # None.
+        found = super().__getattribute__(name)
+        if name == "job_id" and found is None and self.unique and self.next_run is not None:
+            return keys.tick_job_id(self.queue, self.name, to_unix_ms(self.next_run))
+        return found
 
 
 class _Worker(Worker):
@@ -94,7 +116,9 @@ class ArqJobs(Service):
         settings = worker.settings
         arguments = arq_arguments(settings)
         arguments["functions"] = [self._observed(function) for function in settings.functions]
-        arguments["cron_jobs"] = [self._observed(job) for job in settings.cron_jobs] or None
+        queue = worker.config.queue_name
+        jobs = [_QueueCronJob.from_job(self._observed(j), queue) for j in settings.cron_jobs]
+        arguments["cron_jobs"] = jobs or None
         arguments["job_deserializer"] = _keep_trace(settings.job_deserializer)
         self._worker: Any = _Worker(
             **arguments, redis_pool=worker.client, ctx=worker.ctx, handle_signals=False
@@ -120,6 +144,9 @@ class ArqJobs(Service):
         loops.start("jobs: wake-ups", listener.run())
         try:
             await TaskSupervisor.run_until(stop, loops)
+        except BaseException:
+            context.failed = True
+            raise
         finally:
             # A job that is cancelled while arq starts it would wait for its in-progress key.
             self._worker.allow_pick_jobs = False
@@ -170,8 +197,9 @@ class ArqJobs(Service):
         for job_id, task in list(self._worker.tasks.items()):
             if task.done() and (task.cancelled() or task.exception()):
                 del self._worker.tasks[job_id]
-                error = "cancelled" if task.cancelled() else repr(task.exception())
-                logger.warning("job %s could not be ended (%s); arq runs it again", job_id, error)
+                error = None if task.cancelled() else task.exception()
+                why = "cancelled" if error is None else f"{type(error).__name__}: {text_of(error)}"
+                logger.warning("job %s could not be ended (%s); arq runs it again", job_id, why)
 
     async def _drain(self, drain: float) -> None:
         tasks: dict[str, asyncio.Task[None]] = dict(self._worker.tasks)
@@ -184,14 +212,18 @@ class ArqJobs(Service):
                     drain,
                     len(late),
                 )
-                with contextlib.suppress(*OUTAGE_ERRORS):
-                    await self._uncount([job_id for job_id, task in tasks.items() if task in late])
+                if not self._context.failed:
+                    with contextlib.suppress(*OUTAGE_ERRORS):
+                        async with self._context.availability.parting():
+                            ended = [job_id for job_id, task in tasks.items() if task in late]
+                            await self._uncount(ended)
                 for task in late:
                     task.cancel()
                 await asyncio.wait(late, timeout=CANCEL_S)
             self._forget_unfinished()
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
-            await self._context.client.delete(self._worker.health_check_key)
+            async with self._context.availability.parting():
+                await self._context.client.delete(self._worker.health_check_key)
 
     async def _uncount(self, job_ids: list[str]) -> None:
         """Do not count the attempts that a stop ends, so that the last one is made all the same."""
@@ -224,7 +256,7 @@ class ArqJobs(Service):
             outcome: Outcome = "failed"
             try:
                 with monitors.around(work):
-                    async with asyncio.timeout(limit):
+                    async with JobTimeout(function, limit):
                         result = await (task or run)(ctx, *args, **kwargs)
                 outcome = "handled"
             except FOR_ARQ as exc:
@@ -234,12 +266,14 @@ class ArqJobs(Service):
             except BaseException as exc:
                 error = unwrap(exc) if task else exc
                 if task is not None:
-                    decision = await task.settle(ctx, exc, args, kwargs)
+                    decision = await task.settle(
+                        ctx, exc, args, kwargs, name=function.name, tries=function.max_tries
+                    )
                     if isinstance(decision, Retry):
                         outcome = "retried"
                         raise ArqRetry(decision.delay) from exc
                     outcome = "dead_lettered"
-                if isinstance(exc, Exception):
+                if is_harmless(exc):
                     raise
                 msg = f"the task raised {type(exc).__name__}"
                 raise WorkerError(msg) from exc  # a task must not end the worker

@@ -51,7 +51,7 @@ class Heartbeat:
         self._sources: list[Callable[[], Vitals]] = []
         self._wake = asyncio.Event()
         self._loops = TaskSupervisor()
-        self._watchdog = LoopWatchdog(interval)
+        self._watchdog = LoopWatchdog()
         self._beats = False
         pid = os.getpid()
         self._process = {
@@ -124,7 +124,6 @@ class Heartbeat:
                 async with asyncio.timeout(self._interval):
                     await self._wake.wait()
             self._wake.clear()
-            self._watchdog.beat()
             try:
                 self.beat()
             except OSError:

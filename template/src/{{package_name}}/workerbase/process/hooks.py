@@ -10,8 +10,8 @@ from typing import cast
 from ..config import WorkerConfig
 from ..engine.vitals import Vitals
 from ..types import Ctx, Hook, RedisClient
+from . import arq_logging
 from . import heartbeat as health
-from .arq_logging import hide_arguments
 from .heartbeat import Heartbeat
 from .service import ResolvedSettings, WorkerContext, redis_of, worker_of
 
@@ -35,8 +35,7 @@ async def start(ctx: Ctx) -> None:
     """
     worker = _worker(ctx)
     config = worker.config
-    if not worker.settings.log_results:
-        hide_arguments()
+    arq_logging.adapt(hides_arguments=not worker.settings.log_results)
     if worker.heartbeat is None:
         worker.heartbeat = Heartbeat(config.health_file, config.heartbeat_interval)
         # arq's own command exits without its shutdown hook when Redis is unavailable.

@@ -45,7 +45,7 @@ async def record(ctx: Ctx, failure: Failure) -> None:
     key = keys.job(worker.config.queue_name, job.job_id)
 
     async def write() -> None:
-        await redis.execute_command("SET", key, written, "XX", "KEEPTTL")
+        await redis.execute_command("SET", key, written, "XX")  # started: it does not expire
 
     if written:
         # An error here would end the job in place of the retry.

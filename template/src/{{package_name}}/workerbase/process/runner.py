@@ -6,20 +6,27 @@ heartbeat grows stale, and only SIGKILL helps.
 """
 
 import asyncio
+import contextlib
 import copy
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from ..broker.availability import RedisAvailability
 from ..broker.client import connect, refuse_cluster
 from ..broker.enqueue import QueueClient
+from ..broker.redis_errors import OUTAGE_ERRORS
+from ..broker.server_info import ServerInfo
+from ..broker.transport import mismatch
+from ..engine.failure_record import text_of
 from ..engine.supervisor import TaskSupervisor
 from ..errors import ConfigError, WorkerError
 from ..monitor import Monitor, Monitors
@@ -35,6 +42,8 @@ SAME_SIGNAL_S = 1.0
 """A second SIGTERM within this time is the same one; Ctrl-C twice is deliberate."""
 SHUTDOWN_S = 8.0
 """How long the project's shutdown hook and lifespan may take to clean up, in seconds."""
+SERVER_TIMEOUT_S = 2.0
+"""How long a start waits for what the server says about itself, in seconds."""
 CLOSE_TIMEOUT_S = 5.0
 """How long a process that has finished its work waits for what does not end."""
 
@@ -65,7 +74,7 @@ async def serve(
     config = settings.config
     stop = stop or asyncio.Event()
     monitors = Monitors((*settings.all_monitors, *more))
-    availability = RedisAvailability(monitors=monitors)
+    availability = RedisAvailability(monitors=monitors, diagnose=partial(mismatch, config.dsn))
     heartbeat = Heartbeat(config.health_file, config.heartbeat_interval, availability)
     _handle_signals(stop, heartbeat.path)
     async with AsyncExitStack() as life:  # what is pushed last ends first
@@ -77,9 +86,9 @@ async def serve(
 
         redis = open_client()
         heartbeat.start(cast("RedisClient", redis), config.queue_name)
-        logger.info("Redis is at %s", config.dsn)
         life.push_async_callback(heartbeat.stop)
         await refuse_cluster(cast("RedisClient", redis))
+        await _warn_of_server(cast("RedisClient", redis))
         ctx: Ctx = {**settings.ctx, "redis": redis}
         worker = ctx["worker"] = WorkerContext(
             settings=settings,
@@ -94,16 +103,26 @@ async def serve(
         )
         if settings.on_shutdown is not None:
             life.push_async_callback(_shut_down, settings.on_shutdown, ctx)
-        if settings.on_startup is not None:
-            await _start_up(settings.on_startup, ctx, stop)
-        if not stop.is_set():
-            await life.enter_async_context(monitors.lifespan(ctx))
-            await _run(services_of(settings), worker, stop)
-    logger.info("stopped")
+        with contextlib.ExitStack() as starting:
+            starting.enter_context(_killed_after_a_signal(CLOSE_TIMEOUT_S))
+            if settings.on_startup is not None:
+                await _start_up(partial(settings.on_startup, ctx), stop)
+            if not stop.is_set():
+                await life.enter_async_context(monitors.lifespan(ctx))
+                await _run(services_of(settings), worker, stop, started=starting.close)
+    logger.warning("stopped")
 
 
-async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
-    """Run the startup hook; cancel it when the worker is stopped meanwhile.
+async def _warn_of_server(redis: RedisClient) -> None:
+    """Log what about the server endangers messages; nothing where it does not answer."""
+    with suppress(*OUTAGE_ERRORS):
+        async with asyncio.timeout(SERVER_TIMEOUT_S):
+            for warning in (await ServerInfo.read(redis)).warnings:
+                logger.warning("%s", warning)
+
+
+async def _start_up(hook: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Run the startup of the project or of a service; cancel it when the worker is stopped.
 
     The hook runs in the task of the caller, as the shutdown hook does: task groups and cancel
     scopes must be left in the task that entered them.
@@ -112,7 +131,7 @@ async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
 
     async def cancel_at_stop() -> None:
         await stop.wait()
-        logger.warning("stopped while the startup hook or lifespan was waiting; cancelling it")
+        logger.warning("stopped while a startup hook or the lifespan was waiting; cancelling it")
         with _killed_after(CLOSE_TIMEOUT_S):
             limit.reschedule(asyncio.get_running_loop().time())
             await asyncio.Event().wait()  # until the hook has ended
@@ -120,7 +139,7 @@ async def _start_up(hook: Hook, ctx: Ctx, stop: asyncio.Event) -> None:
     watching = asyncio.create_task(cancel_at_stop())
     try:
         async with limit:
-            await hook(ctx)
+            await hook()
     except TimeoutError:
         if not limit.expired():
             raise
@@ -156,16 +175,64 @@ def _killed_after(seconds: float, code: int = 1) -> Generator[None, None, None]:
         timer.cancel()
 
 
-async def _run(services: list[Service], worker: WorkerContext, stop: asyncio.Event) -> None:
+@contextmanager
+def _killed_after_a_signal(seconds: float) -> Generator[None, None, None]:
+    """Exit the process ``seconds`` after a signal if the body still runs, even if it blocks.
+
+    The event loop calls no signal handler while it is blocked. Python writes each signal to a
+    file descriptor of the loop; meanwhile a thread reads it, and passes it on.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if os.name != "posix" or not in_main_thread:
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    of_loop = signal.set_wakeup_fd(writing.fileno())
+
+    def watch() -> None:
+        with contextlib.ExitStack() as armed, reading:
+            while signals := reading.recv(1):
+                if signals[0] in (signal.SIGINT, signal.SIGTERM):
+                    armed.enter_context(_killed_after(seconds))
+                if of_loop >= 0:
+                    os.write(of_loop, signals)
+
+    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(of_loop)
+        writing.close()
+        thread.join()
+
+
+async def _run(
+    services: list[Service],
+    worker: WorkerContext,
+    stop: asyncio.Event,
+    started: Callable[[], None],
+) -> None:
     heartbeat = cast("Heartbeat", worker.heartbeat)
     tasks = TaskSupervisor()
     try:
         for service in services:
-            await service.startup(worker)
+            await _start_up(partial(service.startup, worker), stop)
+            if stop.is_set():
+                break
             heartbeat.watch(service.vitals)
             tasks.start(service.name, service.serve(stop, worker.config.drain_seconds))
+        started()
+        # At this level, so that a log of warnings shows when a worker began and ended, too.
+        names = ", ".join(service.name for service in services)
+        logger.warning("started: %s, with Redis at %s", names, worker.config.dsn)
         await TaskSupervisor.run_until(stop, tasks)
+    except BaseException:
+        worker.failed = True
+        raise
     finally:
+        started()
         stop.set()
         heartbeat.set_state("draining")
         await tasks.join()
@@ -202,7 +269,7 @@ def _on_signal(signum: signal.Signals, stop: asyncio.Event, health_file: Path) -
         logger.warning("%s again: exiting at once; unfinished work is redelivered", signum.name)
         health.remove(health_file)
         os._exit(128 + signum)
-    logger.info("%s: draining; send it again to exit at once", signum.name)
+    logger.warning("%s: draining; send it again to exit at once", signum.name)
     stop.set()
 
 
@@ -211,7 +278,8 @@ def run(settings: ResolvedSettings) -> int:
     code = 1
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        runner.run(serve(settings))
+        loop = runner.get_loop()
+        _run_to_the_end(loop, loop.create_task(serve(settings), name="worker"))
         code = 0
     except WorkerError as exc:
         # An invalid setting needs one sentence; for anything else the cause's traceback is needed.
@@ -221,6 +289,29 @@ def run(settings: ResolvedSettings) -> int:
         with _killed_after(CLOSE_TIMEOUT_S, code):
             runner.close()
     return code
+
+
+def _run_to_the_end(loop: asyncio.AbstractEventLoop, worker: asyncio.Task[None]) -> None:
+    """Run ``worker``; drain it even where a task of the project ends the loop.
+
+    SystemExit and KeyboardInterrupt leave the loop from any task, and any task can stop it.
+    """
+    ended_by: BaseException | None = None
+    while not worker.done():
+        try:
+            loop.run_until_complete(worker)
+        except BaseException as exc:
+            if worker.done() and ended_by is None:
+                raise
+            if ended_by is None:
+                ended_by = exc
+                what = f"{type(exc).__name__}: {text_of(exc)}"
+                logger.critical("a task ended the event loop (%s); draining", what)
+                worker.cancel()
+    if ended_by is not None:
+        with contextlib.suppress(BaseException):
+            worker.result()  # retrieved, or asyncio would report it
+        raise ended_by
 
 
 def _exit(code: int) -> None:

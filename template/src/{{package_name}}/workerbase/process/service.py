@@ -23,6 +23,7 @@ from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
 from ..engine.retry_policy import RetryPolicy
 from ..engine.sources import SourceStatus, WorkSource
+from ..engine.traceback_limit import TracebackLimit
 from ..engine.vitals import Vitals
 from ..monitor import Monitor, Monitors
 from ..types import Ctx, Hook, RedisClient
@@ -119,7 +120,8 @@ class ResolvedSettings:
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     keep_result_forever: bool = False
     retry_jobs: bool = True
-    allow_abort_jobs: bool = False
+    allow_abort_jobs: bool = True
+    """Whether jobs are aborted on request; a worker that does not would run them instead."""
     job_serializer: Serializer = codec.dumps
     job_deserializer: Deserializer = codec.loads
     expires_extra_ms: int = expires_extra_ms
@@ -183,8 +185,12 @@ class WorkerContext:
     lifespan: AsyncExitStack | None = None
     running_jobs: dict[str, float] = field(default_factory=dict[str, float])
     """When each running job started, by the monotonic clock."""
+    tracebacks: TracebackLimit = field(default_factory=TracebackLimit)
+    """Which tracebacks are logged."""
     runs_services: bool = False
     """False under arq's own command, which runs jobs only."""
+    failed: bool = False
+    """Something other than a requested stop ends the worker: it counts against what ran."""
 
     @property
     def config(self) -> WorkerConfig:

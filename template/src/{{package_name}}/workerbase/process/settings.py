@@ -29,7 +29,7 @@ from . import hooks
 from .arq_names import Function, Worker, func
 from .schedules import check_cron_jobs
 from .service import HEALTH_CHECK_INTERVAL_S, ResolvedSettings, Service, WorkerContext
-from .task import AnyFunction, FunctionList, Task
+from .task import AnyFunction, FunctionList, Task, as_declared
 
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
@@ -58,6 +58,17 @@ _AS_DECLARED = frozenset(
 )
 """Settings that are taken as a class declares them."""
 _IN_CONFIG = ("max_jobs", "job_timeout", "max_retries", "queue_name", "poll_delay", "keep_result")
+_ELSEWHERE = "is not read by streams, commands and applications; set WORKER_REDIS_DSN, or `config`"
+_INSTEAD = {
+    # They would hold for arq's own command only.
+    "redis_settings": _ELSEWHERE,
+    "redis_pool": _ELSEWHERE,
+    "router": "is not a worker setting; write services = (Streams(router),)",
+    "retry_delay": (
+        "is a name of codex-platform; set WORKER_RETRY_BACKOFF, or @task(backoff=…) of one task"
+    ),
+}
+"""What stands for settings of arq and of other bases."""
 _PROCESS_HOOKS = ("on_startup", "on_shutdown")
 _RESOLVED = "_resolved"
 _DECLARED = "_declared"
@@ -130,15 +141,8 @@ def _inherited(cls: type, root: type) -> dict[str, Any]:
 
 
 def _check_name(base: type, name: str) -> None:
-    if name in ("redis_settings", "redis_pool"):
-        # They would hold for arq's own command only.
-        msg = (
-            f"{base.__name__}.{name} is not read by streams, commands and applications; set "
-            "WORKER_REDIS_DSN, or `config`"
-        )
-        raise SettingsError(msg)
-    if name == "router":
-        msg = f"{base.__name__}.router is not a worker setting; write services = (Streams(router),)"
+    if name in _INSTEAD:
+        msg = f"{base.__name__}.{name} {_INSTEAD[name]}"
         raise SettingsError(msg)
     if name not in _ARQ_NAMES | _OWN_NAMES:
         near = difflib.get_close_matches(name, sorted(_ARQ_NAMES | _OWN_NAMES), 1)
@@ -164,7 +168,7 @@ def _merge(
         package=cls.__module__.partition(".")[0],
         config=config,
         functions=_functions(cls, core_functions, get("functions", ())),
-        cron_jobs=check_cron_jobs(cls.__name__, get("cron_jobs")),
+        cron_jobs=tuple(map(as_declared, check_cron_jobs(cls.__name__, get("cron_jobs")))),
         services=services,
         monitors=tuple(get("monitors", ())),
         on_startup=hooks.before(startup, get("on_startup")),
@@ -256,8 +260,9 @@ def _config(cls: type, declared: Mapping[str, Any], services: Sequence[Service])
             changes[name] = value.total_seconds()
     if not changes:
         return config
+    current = {name: getattr(config, name) for name in type(config).model_fields}
     try:
-        return type(config).model_validate({**config.model_dump(), **changes})
+        return type(config).model_validate({**current, **changes})
     except ValidationError as exc:
         problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors())
         msg = f"{cls.__name__}: {problems}"
@@ -288,6 +293,11 @@ def _deserializer(cls: type, read: Callable[[bytes], Any]) -> Callable[[bytes], 
     return read
 
 
+def _body(function: Function) -> object:
+    """Return what the project has written, or the core."""
+    return inspect.unwrap(Task.from_function(function) or function.coroutine)
+
+
 def _functions(
     cls: type, core: Sequence[AnyFunction], own: Sequence[AnyFunction]
 ) -> tuple[Function, ...]:
@@ -297,18 +307,19 @@ def _functions(
     functions: dict[str, Function] = {}
     for declared in (*core, *own):
         if isinstance(declared, Task):
-            task = declared.for_arq()
+            tasks = [declared.for_arq(name) for name in (declared.name, *declared.aliases)]
         elif isinstance(declared, Function):
-            task = declared
+            tasks = [as_declared(declared)]
         elif inspect.iscoroutinefunction(declared):
-            task = func(cast("Any", declared))
+            tasks = [func(cast("Any", declared))]
         else:
             msg = f"{cls.__name__}.functions: {declared!r} is not an async function"
             raise SettingsError(msg)
-        known = functions.setdefault(task.name, task)
-        if known is not task and known.coroutine is not task.coroutine:
-            msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
-            raise SettingsError(msg)
+        for task in tasks:
+            known = functions.setdefault(task.name, task)
+            if known is not task and _body(known) is not _body(task):
+                msg = f"{cls.__name__}.functions: two tasks are named {task.name!r}"
+                raise SettingsError(msg)
     return tuple(functions.values())
 
 

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from arq import cron as arq_cron
 from arq.cron import CronJob
 
+from ..engine.failure_record import is_harmless
 from ..engine.retry_policy import DeadLetter, Decision, ErrorTypes, Retry, RetryPolicy, unwrap
 from ..errors import MAX_DURATION_S, RegistrationError, WorkerError
 from ..types import Call, Ctx
@@ -20,9 +22,12 @@ from .service import worker_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Runnable = TypeVar("Runnable", Function, CronJob)
 
-FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit)
 """What a task raises to arq or to the event loop, not as a failure of its own."""
+_FUNCTION_LIKE = ("__code__", "__defaults__", "__kwdefaults__")
+"""With these, ``inspect``, and so arq's ``func``, takes a task for an async function."""
 
 
 class Task(Generic[P, R]):
@@ -38,11 +43,14 @@ class Task(Generic[P, R]):
         timeout: float | timedelta | None,
         permanent: ErrorTypes,
         transient: ErrorTypes,
+        *,
+        aliases: Sequence[str] = (),
         **limits: Any,
     ) -> None:
-        _check(function, limits)
-        functools.update_wrapper(self, function)
+        _check(function, aliases, limits)
+        functools.update_wrapper(self, function, (*functools.WRAPPER_ASSIGNMENTS, *_FUNCTION_LIKE))
         self.name = function.__qualname__
+        self.aliases = tuple(aliases)
         self._function = function
         self._permanent, self._transient = permanent, transient
         self._limits = {name: value for name, value in limits.items() if value is not None}
@@ -69,7 +77,8 @@ class Task(Generic[P, R]):
         """Return a cron job of this task; the arguments are those of ``arq.cron``."""
         name = f"cron:{self.name}"
         options: dict[str, Any] = {"name": name, **self._options, **schedule}
-        return arq_cron(cast("Any", self.for_arq().coroutine), **options)
+        run = self.for_arq(options["name"], options["max_tries"]).coroutine
+        return arq_cron(cast("Any", run), **options)
 
     @staticmethod
     def from_function(function: Function | CronJob) -> "Task[..., Any] | None":
@@ -77,15 +86,24 @@ class Task(Generic[P, R]):
         return cast("Task[..., Any] | None", getattr(function.coroutine, "task", None))
 
     async def settle(
-        self, ctx: Ctx, raised: BaseException, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        ctx: Ctx,
+        raised: BaseException,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        name: str,
+        tries: int | None,
     ) -> Decision:
         """Decide what follows a failed attempt, and record it before arq ends the job.
 
-        An outage of Redis delays it until the job's timeout.
+        An outage of Redis delays it until the job's timeout. ``name`` is that of the function in
+        arq, and ``tries`` its own limit, if it has one.
         """
         error = unwrap(raised)
         worker = worker_of(ctx)
         policy = self.policy(worker.retry_policy if worker else RetryPolicy())
+        policy = replace(policy, max_retries=tries or policy.max_retries)
         attempt = ctx.get("job_try")
         attempt = attempt if isinstance(attempt, int) else 1
         decision = policy.decide(error, attempt)
@@ -93,19 +111,20 @@ class Task(Generic[P, R]):
             decision = DeadLetter("invalid")
         if isinstance(decision, Retry) and worker and not worker.settings.retry_jobs:
             decision = DeadLetter("retries")
-        failed = job_failures.Failure(self.name, args, kwargs, attempt, error)
+        failed = job_failures.Failure(name, args, kwargs, attempt, error)
         if isinstance(decision, Retry):
             await job_failures.record(ctx, failed)
         else:
             await job_failures.dead_letter(ctx, failed, decision.reason)
         return decision
 
-    def for_arq(self) -> Function:
-        """Return the task as arq's own worker runs it.
+    def for_arq(self, name: str | None = None, max_tries: int | None = None) -> Function:
+        """Return the task as arq's own worker runs it, also under another name or limit.
 
         That worker neither retries what raises nor keeps dead letters, so the function is wrapped
         for it. `jobs` unwraps the task (`from_function`) and applies the policy itself.
         """
+        name, tries = name or self.name, max_tries or self._options["max_tries"]
 
         async def run(ctx: Ctx, /, *args: Any, **kwargs: Any) -> R:
             try:
@@ -113,16 +132,68 @@ class Task(Generic[P, R]):
             except FOR_ARQ:
                 raise
             except BaseException as exc:
-                decision = await self.settle(ctx, exc, args, kwargs)
+                decision = await self.settle(ctx, exc, args, kwargs, name=name, tries=tries)
                 if isinstance(decision, Retry):
                     raise ArqRetry(decision.delay) from exc
-                if isinstance(exc, Exception):
+                if is_harmless(exc):
                     raise
                 msg = f"the task raised {type(exc).__name__}"
                 raise WorkerError(msg) from exc  # a task must not end the worker
 
         run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
-        return func(cast("Any", run), name=self.name, **self._options)
+        return func(cast("Any", run), name=name, timeout=self._options["timeout"], max_tries=tries)
+
+
+def as_declared(runnable: Runnable) -> Runnable:
+    """Return what arq's ``func`` or ``cron`` made of a task as its own worker runs it.
+
+    What they were not given is as the task declares it.
+    """
+    task: object = runnable.coroutine
+    if not isinstance(task, Task):
+        return runnable
+    own = task.for_arq(runnable.name, runnable.max_tries)
+    timeout = own.timeout_s if runnable.timeout_s is None else runnable.timeout_s
+    made = {"coroutine": own.coroutine, "max_tries": own.max_tries, "timeout_s": timeout}
+    return replace(runnable, **cast("dict[str, Any]", made))
+
+
+class JobTimeout:
+    """Cancels an attempt of a job at its limit; the `TimeoutError` tells which limit that is.
+
+    Args:
+        function: which may have a limit of its own.
+        seconds: the limit that applies.
+    """
+
+    __slots__ = ("_limit", "_timer")
+
+    def __init__(self, function: Function | CronJob, seconds: float) -> None:
+        name = "WORKER_JOB_TIMEOUT" if function.timeout_s is None else "its own timeout"
+        self._limit = seconds, name
+        self._timer = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        """Start the timer."""
+        await self._timer.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the timer.
+
+        Raises:
+            TimeoutError: the limit was reached.
+        """
+        try:
+            await self._timer.__aexit__(kind, error, trace)
+        except TimeoutError as exc:
+            seconds, name = self._limit
+            msg = f"it took longer than {seconds:g} s ({name})"
+            raise TimeoutError(msg) from exc
 
 
 def fits(
@@ -136,7 +207,7 @@ def fits(
     return True
 
 
-def _check(function: Callable[..., Any], limits: Mapping[str, Any]) -> None:
+def _check(function: Callable[..., Any], aliases: Sequence[str], limits: Mapping[str, Any]) -> None:
     """Refuse what cannot run as a task.
 
     Raises:
@@ -149,6 +220,9 @@ def _check(function: Callable[..., Any], limits: Mapping[str, Any]) -> None:
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         msg = f"task {name} has no parameter for the context: write async def {name}(ctx, …)"
+        raise RegistrationError(msg)
+    if isinstance(aliases, str) or not all(isinstance(cast("object", a), str) for a in aliases):
+        msg = f"task {name}: aliases is {aliases!r}, not a list or tuple of names"
         raise RegistrationError(msg)
     tries = limits["max_retries"]
     if tries is not None and (not isinstance(tries, int) or isinstance(tries, bool) or tries < 1):

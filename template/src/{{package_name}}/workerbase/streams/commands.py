@@ -1,6 +1,7 @@
 """Commands of streams: ``publish`` an event, create consumer ``groups``."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import cast
 
 import click
@@ -13,7 +14,7 @@ from ..errors import InvalidEventError
 from ..types import RedisClient
 from .config import StreamsConfig
 from .events import Event
-from .groups import ensure_group
+from .groups import ensure_group, groups_of, remove_group
 from .publish import publish as publish_events
 from .service import Streams
 
@@ -82,23 +83,86 @@ def publish(app: App, event: str, data: str, count: int) -> None:
     click.echo(f"published {len(ids)} {event} to {message.stream}, last entry {ids[-1]}")
 
 
-@click.command()
-@pass_app
-def groups(app: App) -> None:
+def _group_of(app: App) -> str:
+    return app.config.consumer_group if isinstance(app.config, StreamsConfig) else ""
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def groups(context: click.Context) -> None:
     """Create the streams and their consumer group where missing.
 
     A worker does so itself when it starts; an autoscaler that is to start the first one needs
     them before. Run it as often as you like.
     """
-    config = app.config
-    group = config.consumer_group if isinstance(config, StreamsConfig) else ""
-    streams = [stream for service in streams_of(app) for stream in service.router.streams]
+    if context.invoked_subcommand is None:
+        context.invoke(create)
+
+
+@groups.command(hidden=True)
+@pass_app
+def create(app: App) -> None:
+    """Create the streams and their consumer group where missing."""
+    group = _group_of(app)
+    streams = {s: service.router for service in streams_of(app) for s in service.router.streams}
     if not streams:
         click.echo("the worker reads no streams")
         return
 
     async def work(redis: QueueClient) -> list[bool]:
-        return [await ensure_group(cast("RedisClient", redis), stream, group) for stream in streams]
+        return [
+            await ensure_group(
+                cast("RedisClient", redis),
+                stream,
+                group,
+                declared.start if (declared := router.declared(stream)) else None,
+            )
+            for stream, router in streams.items()
+        ]
 
     for stream, created in zip(streams, app.with_redis(work), strict=True):
         click.echo(f"{stream}: {'created' if created else 'found'} the group {group}")
+
+
+@groups.command()
+@click.argument("group")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@pass_app
+def rm(app: App, group: str, yes: bool) -> None:
+    """Remove a retired consumer GROUP from the streams of this worker.
+
+    What it has not settled is no longer kept for it. A group whose workers live is left alone.
+    """
+    if group == _group_of(app):
+        msg = f"{group} is the group of this worker"
+        raise click.BadParameter(msg)
+    found = app.with_redis(partial(_unsettled, app, group))
+    if not found:
+        msg = f"no stream of this worker has the group {group!r}"
+        raise click.BadParameter(msg)
+    for stream, unsettled in found.items():
+        count = "an unknown number of" if unsettled is None else f"{unsettled:,}"
+        click.echo(f"{stream}: {group} has not settled {count} entries")
+    if not yes:
+        click.confirm(f"Remove {group} for good?", abort=True)
+
+    async def remove(redis: QueueClient) -> dict[str, str]:
+        return {s: await remove_group(cast("RedisClient", redis), s, group) for s in found}
+
+    results = app.with_redis(remove)
+    for stream, result in results.items():
+        said = "has a live worker: stop it first" if result == "alive" else result
+        click.echo(f"{stream}: {group} {said}")
+    if "alive" in results.values():
+        raise SystemExit(1)
+
+
+async def _unsettled(app: App, group: str, redis: QueueClient) -> dict[str, int | None]:
+    """Return how much ``group`` has not settled, by stream; None where it is not known."""
+    found: dict[str, int | None] = {}
+    for stream in (s for service in streams_of(app) for s in service.router.streams):
+        known = await groups_of(cast("RedisClient", redis), stream)
+        if row := known.get(group):
+            lag = row.get("lag")
+            found[stream] = None if lag is None else int(row["pending"]) + int(lag)
+    return found

@@ -17,12 +17,15 @@ class StreamsConfig(LeaseConfig):
     """Maximum duration of one run of a handler."""
     max_deliveries: int = Field(default=3, ge=1)
     """A message that was started this often without being settled is dead-lettered: it kills its
-    worker."""
+    worker. A last start beside other messages whose worker died does not count."""
     trim: bool = True
-    """Remove entries that all consumer groups have settled. Disable it while readers without a
-    group, or groups yet to be created, need them."""
+    """Remove entries that all consumer groups have settled from the streams that the project
+    declares its own. Disable it for a time in which something else needs them."""
     breaker_threshold: int = Field(default=20, ge=1)
-    """Number of different messages that fail in a row before the consumer waits for a success."""
+    """Number of different messages of one type that fail in a row before all of that type wait for
+    a success."""
+    breaker_max_wait: Seconds = 3600.0
+    """How long a message waits for that; if it fails once more then, it is dead-lettered."""
 
     @property
     def longest_run(self) -> float:

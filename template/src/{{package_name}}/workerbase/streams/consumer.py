@@ -16,17 +16,20 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
+from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
-from ..leasing.prefetch_queue import PrefetchQueue
+from ..leasing.outage_grace import OutageGrace
+from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
+from ..leasing.terms import IDLE_SHARE
 from ..monitor import Outcome
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
 from .config import StreamsConfig
-from .entry import Delivery
+from .deferral import Resumer
+from .entry import Delivery, mean_size
 from .groups import ensure_group
 from .handler_pool import HandlerPool
 from .janitor import Janitor
@@ -65,6 +68,7 @@ class Consumer:
         # is never mistaken for ours.
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         redis = self._redis = worker.commands
+        self._worker = worker
         self._reader = reader
         self._router = router
         self._config = config
@@ -89,7 +93,9 @@ class Consumer:
             held=self._held,
             settlement=self._settlement,
         )
+        grace = OutageGrace(config.lease_timeout)
         self._renewer = LeaseRenewer(
+            on_reached=grace.reached,
             held=self._held,
             queue=self._queue,
             renew=self._renew,
@@ -99,6 +105,7 @@ class Consumer:
             monitors=worker.monitors,
         )
         self._recoverer = Recoverer(
+            grace=grace,
             worker=worker,
             config=config,
             leases=self._leases.values(),
@@ -107,7 +114,11 @@ class Consumer:
             settlement=self._settlement,
             create_groups=self._ensure_groups,
         )
+        self._resumer = Resumer(
+            worker=worker, streams=router.streams, config=config, breakers=self._pool.breakers
+        )
         self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
+        self._last_read: dict[StreamName, EntryId] = {}
         self._last_pass = time.monotonic()
         self._reading = False
         self.reads = 0
@@ -153,9 +164,14 @@ class Consumer:
             slot.task = core.start(f"{self.name}: slot {index}", self._pool.run(slot))
         intake.start(f"{self.name}: read", self._read_loop())
         intake.start(f"{self.name}: recovery", self._recoverer.run())
+        intake.start(f"{self.name}: resume", self._resumer.run())
         intake.start(f"{self.name}: janitor", self._janitor.run())
+        self._pool.serving = asyncio.current_task()
         try:
             await TaskSupervisor.run_until(stop, intake, core)
+        except BaseException:
+            self._worker.failed = True
+            raise
         finally:
             # Whatever ended the run, nobody reads on, and what can be released is.
             self._queue.close()
@@ -165,8 +181,9 @@ class Consumer:
 
     async def _drain(self, core: TaskSupervisor, drain: float) -> None:
         # What has not started goes first, and must not be held: its lease would be renewed.
+        uncounted = [lease.entry_id for lease in self._held if not lease.counted]
         self._held.forget_waiting()
-        await self._release({lease.entry_id for lease in self._held})
+        await self._release([lease.entry_id for lease in self._held], uncounted)
         if running := self._queue.running:
             logger.info("draining: %d handlers are running", running)
             await self._queue.wait_idle(drain)
@@ -177,40 +194,77 @@ class Consumer:
                 drain,
                 running,
             )
+        self._pool.closing = True
         await core.cancel()
+        failed = self._worker.failed
         try:
-            await self._settlement.acks.flush()
+            async with self._availability.parting():
+                await self._settlement.acks.flush()
+                if not failed:
+                    await self._recoverer.take_back()
         except OUTAGE_ERRORS as exc:
-            logger.warning("could not acknowledge at the end: %s; they are handled again", exc)
+            text = "could not acknowledge at the end: %s; they are handled again"
+            logger.warning(text, text_of(exc))
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
-        stuck = (slot.delivery for slot in self._pool.slots)
-        await self._release({delivery.entry_id for delivery in stuck if delivery is not None})
+        stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
+        # Any of what ran may be what ended the worker, unless the stop was requested.
+        counted = [lease.entry_id for lease in self._held if failed or not lease.counted]
+        await self._release(stuck, counted)
         for leases in self._leases.values():
             try:
-                await leases.remove_self()
+                async with self._availability.parting():
+                    await leases.remove_self()
             except OUTAGE_ERRORS as exc:
-                logger.warning("could not leave the group of %s: %s", leases.stream, exc)
+                logger.warning("could not leave the group of %s: %s", leases.stream, text_of(exc))
 
-    async def _release(self, keep: set[EntryId]) -> None:
+    async def _release(self, keep: list[EntryId], as_counted: list[EntryId]) -> None:
         await release(
             "entries",
-            {name: partial(leases.release_all, keep) for name, leases in self._leases.items()},
+            {
+                name: partial(leases.release_all, keep, as_counted)
+                for name, leases in self._leases.items()
+            },
             lambda stream: bool(self._held.by_source[stream]),
+            self._availability,
         )
 
     async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:
-        return await self._leases[stream].renew(entry_ids)
+        leases, held = self._leases[stream], self._held.by_source[stream]
+        lost = await leases.renew(entry_ids)
+        ours = [lease.entry_id for id_ in lost if (lease := held.get(id_)) and not lease.settling]
+        since = time.monotonic() - self._renewer.confirmed_at
+        if not ours or since >= self._config.lease_timeout * IDLE_SHARE:
+            return lost  # others may have reclaimed and settled them
+        restored = set(await leases.restore(ours))
+        if restored:
+            logger.error(
+                "consumer %s lost entries of %s that nobody reclaimed, probably by XGROUP "
+                "DELCONSUMER; it keeps them: %s",
+                self.name,
+                stream,
+                ", ".join(sorted(restored)),
+            )
+        return [entry_id for entry_id in lost if entry_id not in restored]
 
     async def _ensure_groups(self) -> None:
         """Create the streams and groups that are missing.
 
-        This is tried once at the start, and whenever a read or the recovery misses a group: a full
-        Redis refuses the command even for a group that exists, and reading is what makes room.
+        This is tried once at the start, and whenever a read or the recovery misses a group.
+
+        Raises:
+            RegistrationError: nothing declares where a new group starts, and others have one.
         """
         for stream in self._router.streams:
+            declared = self._router.declared(stream)
             try:
-                await ensure_group(self._redis, stream, self._config.consumer_group)
+                await ensure_group(
+                    self._redis,
+                    stream,
+                    self._config.consumer_group,
+                    declared.start if declared else None,
+                    last_read=self._last_read.get(stream, ""),
+                )
             except OUTAGE_ERRORS as exc:
                 await self._availability.back_off(exc, f"creating the consumer group of {stream}")
 
@@ -245,7 +299,7 @@ class Consumer:
         streams = self._router.streams
         block = ("BLOCK", self._block_ms) if self._block_ms is not None else ()
         # COUNT applies to each stream, so a busy stream cannot starve the others.
-        count = max(1, room // len(streams))
+        count = max(1, min(room, MAX_FETCHED) // len(streams))
         reply: list[Any] | None = await self._reader.execute_command(
             "XREADGROUP", "GROUP", self._config.consumer_group, self.name, "COUNT", count,
             *block, "STREAMS", *streams, *[">"] * len(streams),
@@ -254,8 +308,11 @@ class Consumer:
         for name, entries in reply or ():
             stream = name.decode()
             held = self._held.by_source[stream]
+            size = mean_size([fields for _, fields in entries])
             for entry_id, fields in entries:
-                delivery = Delivery(stream, EntryId(entry_id.decode()), fields)
+                delivery = Delivery(stream, EntryId(entry_id.decode()), fields, size)
                 held[delivery.entry_id] = delivery
                 deliveries.append(delivery)
+            if entries:
+                self._last_read[stream] = deliveries[-1].entry_id
         return deliveries

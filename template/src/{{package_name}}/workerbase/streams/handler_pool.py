@@ -13,10 +13,10 @@ from ..leasing.held_leases import HeldLeases
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..process.service import WorkerContext
 from . import own_context
-from .breaker import Breaker
+from .breaker import Breakers, EventKey
 from .config import StreamsConfig
 from .context import EventContext
-from .entry import Delivery, EntryHeader, work_of
+from .entry import Delivery, EntryHeader, key_of, work_of
 from .router import EventRouter
 from .settlement import StreamSettlement
 
@@ -49,12 +49,16 @@ class Slot:
         """Whether nothing but `cancel_late` cancelled the handler."""
         return self.timed_out and self.task is not None and self.task.cancelling() == 1
 
-    def uncancel(self) -> bool:
-        """Take back what `cancel_late` did; true if the slot itself was cancelled, too."""
-        timed_out, self.timed_out = self.timed_out, False
-        if self.task is None:
-            return False
-        return bool(self.task.uncancel() if timed_out else self.task.cancelling())
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether anybody cancelled the handler or the slot."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    def uncancel(self) -> None:
+        """Take back all cancellations."""
+        self.timed_out = False
+        while self.is_cancelled and self.task is not None:
+            self.task.uncancel()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -70,8 +74,14 @@ class HandlerPool:
 
     def __post_init__(self) -> None:
         self._redis = self.worker.commands
-        self._breaker = Breaker(self.config.breaker_threshold)
+        self._group = self.config.consumer_group.encode()
+        self._ignored = self.router.ignored
+        self.breakers = Breakers(self.config.breaker_threshold, self.config.concurrency)
         self._last_error = ""
+        self.serving: asyncio.Task[object] | None = None
+        """The task of the consumer: its cancellation is that of the event loop."""
+        self.closing = False
+        """Cancellations come from the consumer."""
         self.slots = [Slot() for _ in range(self.config.concurrency)]
 
     def oldest(self) -> Slot | None:
@@ -82,11 +92,27 @@ class HandlerPool:
     @property
     def note(self) -> str:
         """Report an open breaker, without the text of the error, which only the log shows."""
-        note = f"the breaker is open: all messages fail, the last with {self._last_error}"
-        return note if self._breaker.is_open else ""
+        names = ", ".join(f"{kind.decode()} on {stream}" for stream, kind in self.breakers.open)
+        note = f"the breaker is open: all fail of {names}, the last with {self._last_error}"
+        return note if names else ""
+
+    @property
+    def _ending(self) -> bool:
+        """Whether a cancelled slot is to end; else a handler has cancelled its own task."""
+        return self.closing or (self.serving is not None and self.serving.cancelling() > 0)
 
     async def run(self, slot: Slot) -> None:
-        """Handle what the queue has until cancelled."""
+        """Handle what the queue has until the consumer ends."""
+        while True:
+            try:
+                await self._work(slot)
+            except asyncio.CancelledError:
+                if self._ending:
+                    raise
+                logger.warning("something that a handler left behind cancelled its task")
+                slot.uncancel()
+
+    async def _work(self, slot: Slot) -> None:
         streak = 0
         while True:
             delivery = self.queue.take()
@@ -101,43 +127,61 @@ class HandlerPool:
                 await asyncio.sleep(0)
 
     async def watch(self) -> None:
-        """Cancel late handlers and allow trials of an open breaker, until cancelled."""
+        """Cancel late handlers until cancelled."""
         timeout = self.config.handler_timeout
         while True:
             await asyncio.sleep(min(0.5, timeout / 4))
             now = time.monotonic()
             for slot in self.slots:
                 slot.cancel_late(now, timeout)
-            if self._breaker.may_try():
-                self.queue.allow_trial()
 
     async def _run_one(self, slot: Slot, delivery: Delivery) -> None:
         slot.started = time.monotonic()
-        slot.delivery = delivery
         header = EntryHeader.from_delivery(delivery)
+        trial = False
         try:
+            if (header.group or self._ignored) and self._concerns_others(delivery, header):
+                self.settlement.skip(delivery)
+                return
+            if self.breakers.open and not header.final:
+                key = key_of(delivery, header)
+                trial = self.breakers.start_trial(key)
+                if not trial and key in self.breakers.open:
+                    await self.settlement.defer(delivery, header)
+                    return
             error = await self._attempt(slot, delivery, header)
             seconds = time.monotonic() - slot.started
             if error is None:
                 self.settlement.handled(delivery, header, seconds)
-                if self._breaker.succeeded():
-                    logger.info("a message succeeded: the breaker is closed")
-                    self.queue.resume()
-                    self.worker.monitors.on_breaker(is_open=False)
+                if self.breakers.failing:
+                    self._succeeded(key_of(delivery, header))
             else:
                 await self._failed(delivery, header, error, seconds)
         except OUTAGE_ERRORS as exc:
             logger.warning("%s is not settled (%s); it is redelivered", delivery, exc)
-        except Exception:  # it must not end this worker, and then the next one
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError | GeneratorExit) and self._ending:
+                raise
+            # It must not end this worker, and then the next one.
             logger.exception("%s cannot be settled; it is redelivered after its lease", delivery)
             self.held.forget(delivery)
+            slot.uncancel()
         finally:
-            self.queue.done(time.monotonic() - slot.started)
+            if trial:
+                self.breakers.end_trial()
+            self.queue.done(time.monotonic() - slot.started, delivery.size)
+
+    def _concerns_others(self, delivery: Delivery, header: EntryHeader) -> bool:
+        """Whether a message is that of another consumer group, or of a type to be ignored."""
+        if header.group and header.group != self._group:
+            return True
+        return key_of(delivery, header) in self._ignored
 
     async def _attempt(
         self, slot: Slot, delivery: Delivery, header: EntryHeader
     ) -> BaseException | None:
         """Run the handler; return what it raised."""
+        slot.delivery = delivery
         try:
             if self.worker.monitors:
                 with self.worker.monitors.around(work_of(delivery, header)):
@@ -145,22 +189,32 @@ class HandlerPool:
             else:
                 await self._handle(slot, delivery, header)
         except asyncio.CancelledError as exc:
-            if slot.uncancel():
-                raise  # the drain is over; the entry is released
+            if self._ending:
+                raise  # the entry is released
             return exc  # the handler cancelled itself
-        except KeyboardInterrupt:  # Ctrl-C where no signal handler can be set
-            raise
         except BaseException as exc:  # a handler must not end the worker
             return unwrap(exc)
         finally:
             slot.delivery = None
-            slot.uncancel()
+            if slot.is_cancelled and not self._ending:
+                slot.uncancel()
+                await self._absorb_cancellation()
         return None
+
+    async def _absorb_cancellation(self) -> None:
+        """Receive a cancellation that a handler left pending, in place of the next handler."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._ending:
+                raise
 
     async def _handle(self, slot: Slot, delivery: Delivery, header: EntryHeader) -> None:
         if header.problem or header.event_type is None:
             raise InvalidEventError(header.problem)
         route = self.router.route(delivery.source, header.event_type)
+        if not header.data:
+            raise InvalidEventError(delivery.without("data"))
         context = EventContext(
             header.message_id,
             route.model.event_type,
@@ -175,11 +229,12 @@ class HandlerPool:
             rest = own_context.start(route.run(header.data, context))
             if rest is not None:
                 await rest
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
             if not slot.only_late:
                 raise
-            msg = f"handler took longer than {self.config.handler_timeout:g} s"
-            raise TimeoutError(msg) from None
+            seconds = self.config.handler_timeout
+            msg = f"handler took longer than {seconds:g} s (WORKER_HANDLER_TIMEOUT)"
+            raise TimeoutError(msg) from exc
 
     async def _failed(
         self, delivery: Delivery, header: EntryHeader, error: BaseException, seconds: float
@@ -187,22 +242,34 @@ class HandlerPool:
         decision = self.worker.retry_policy.decide(error, header.attempt)
         # What can never succeed says nothing about the dependencies of the others.
         passing = not (isinstance(decision, DeadLetter) and decision.reason != "retries")
-        if passing and self._suspend(header, error):
-            self.queue.put_back(delivery)
-            self.settlement.report("held", delivery, header, error, seconds)
-        else:
-            await self.settlement.failed(delivery, header, error, decision, seconds)
+        if passing and self._is_held_up(delivery, header, error):
+            if not header.final:
+                await self.settlement.defer(delivery, header, error, seconds)
+                return
+            decision = DeadLetter("retries")
+        await self.settlement.failed(delivery, header, error, decision, seconds)
 
-    def _suspend(self, header: EntryHeader, error: BaseException) -> bool:
-        if self._breaker.failed(header.message_id):
+    def _is_held_up(self, delivery: Delivery, header: EntryHeader, error: BaseException) -> bool:
+        """Record a failure; whether the breaker of its type is open."""
+        key = key_of(delivery, header)
+        if self.breakers.failed(key, header.message_id):
             self._last_error = type(error).__name__
             logger.error(
-                "%d different messages failed in a row, the last with %s: %s. The breaker is open: "
-                "one message at a time is tried until one succeeds, and no attempts are counted",
+                "%d different messages of %s on %s failed in a row, the last with %s: %s. The "
+                "breaker of this type is open: a few are tried until one succeeds, the others are "
+                "deferred, and no attempts are counted",
                 self.config.breaker_threshold,
+                header.name,
+                delivery.source,
                 self._last_error,
                 text_of(error),
             )
-            self.queue.suspend()
-            self.worker.monitors.on_breaker(is_open=True)
-        return self._breaker.is_open
+            if len(self.breakers.open) == 1:
+                self.worker.monitors.on_breaker(is_open=True)
+        return key in self.breakers.open
+
+    def _succeeded(self, key: EventKey) -> None:
+        if self.breakers.succeeded(key):
+            logger.info("%s on %s succeeded: its breaker is closed", key[1].decode(), key[0])
+            if not self.breakers.open:
+                self.worker.monitors.on_breaker(is_open=False)

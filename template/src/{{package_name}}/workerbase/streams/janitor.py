@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..broker import codec, keys
+from ..broker.clock import now_ms
 from ..broker.entries import pages
 from ..broker.queue_scripts import move_entry
 from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, is_missing_key
@@ -14,6 +15,7 @@ from ..engine import failure_record
 from ..process.service import WorkerContext
 from ..types import StreamName
 from .config import StreamsConfig
+from .groups import others_that_hold
 from .router import EventRouter
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Janitor:
         self._consumer = consumer
         self._availability = worker.availability
         self._settled = settled
+        self._named: set[tuple[StreamName, str]] = set()
         self._parked_at: dict[StreamName, str] = {}
 
     async def run(self) -> None:
@@ -77,20 +80,41 @@ class Janitor:
                         self._availability.record_failure(exc, f"tidying {stream}")
 
     async def _tidy(self, stream: StreamName, *, trim: bool, unpark: bool, sweep: bool) -> None:
-        if self._config.trim and trim:
+        declared = self._router.declared(stream)
+        if trim and self._config.trim and declared is not None and declared.own:
             await self.trim(stream)
         if unpark:
             while await self.unpark(stream) == UNPARK_BATCH:
                 pass
         if sweep:
             await self.remove_idle_consumers(stream)
+            await self._name_silent_groups(stream)
+
+    async def _name_silent_groups(self, stream: StreamName) -> None:
+        """Log, once for each, the groups that keep entries and seem to have no worker."""
+        now = await now_ms(self._redis) / 1000
+        others = await others_that_hold(self._redis, stream, self._config.consumer_group, now)
+        silent = {(stream, other.name) for other in others if other.is_silent}
+        for other in others:
+            if (stream, other.name) in silent - self._named:
+                logger.warning(
+                    "the consumer group %s of %s has no live worker and keeps entries, the oldest "
+                    "for %.0f s; if it is retired, remove it: `groups rm %s`",
+                    other.name,
+                    stream,
+                    other.oldest_s,
+                    other.name,
+                )
+        self._named = {(s, name) for s, name in self._named if s != stream} | silent
 
     async def trim(self, stream: StreamName) -> int:
         """Remove the entries that every group has settled; return how many."""
         return int(await _TRIM(self._redis, [stream]))
 
     async def unpark(self, stream: StreamName) -> int:
-        """Bring back parked events whose type this worker knows; return how many were examined.
+        """Bring back events that this group has parked and whose type this worker knows.
+
+        Return how many were examined.
 
         The place is remembered: a type that is unknown to this process stays unknown to it.
         """
@@ -101,7 +125,10 @@ class Janitor:
         async for page in pages(self._redis, source, start=start, limit=UNPARK_BATCH):
             for entry_id, payload in page:
                 examined += 1
-                if self._router.knows(stream, payload.get(failure_record.TYPE, "")):
+                group = payload.get(failure_record.GROUP, self._config.consumer_group)
+                known = self._router.knows(stream, payload.get(failure_record.TYPE, ""))
+                if known and group == self._config.consumer_group:
+                    payload[failure_record.GROUP] = group
                     count += await move_entry(
                         self._redis,
                         source=source,

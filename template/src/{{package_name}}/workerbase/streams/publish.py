@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from ..broker import codec, trace_context
 from ..broker.codec import MAX_PAYLOAD_BYTES
+from ..broker.model_json import dump_model
 from ..broker.scripts import Script
 from ..delivery.clients import AppClients
 from ..engine.failure_record import DATA, ID, TYPE
@@ -37,8 +38,8 @@ async def publish(
 
     Raises:
         RegistrationError: an event has no type or stream.
-        PayloadError: an event is larger than ``max_payload_bytes``; no event of its batch is
-            published.
+        PayloadError: an event is larger than ``max_payload_bytes``, or would be read differently
+            from how it is; no event of its batch is published.
         redis.exceptions.RedisError: Redis did not accept them; of several batches, the former are
             published.
     """
@@ -71,10 +72,14 @@ class EventPublisher(AppClients):
 
 
 def payload_of(event: Event) -> Payload:
-    """Return the fields under which ``event`` is published; each call makes a new message."""
+    """Return the fields under which ``event`` is published; each call makes a new message.
+
+    Raises:
+        PayloadError: the event would be read differently from how it is.
+    """
     payload = {
         TYPE: event.event_type,
-        DATA: event.model_dump_json(round_trip=True),
+        DATA: dump_model(event, f"event {event.event_type}"),
         ID: uuid4().hex,
     }
     if trace := trace_context.traceparent():

@@ -9,13 +9,16 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
 from ..engine.retry_policy import DeadLetter
 from ..errors import PoisonError
 from ..leasing.held_leases import HeldLeases
+from ..leasing.outage_grace import OutageGrace
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..leasing.terms import SCAN_SHARE
 from ..process.service import WorkerContext
+from ..types import EntryId
 from .config import StreamsConfig
 from .entry import Delivery, EntryHeader
 from .leases import StreamLeases
 from .settlement import StreamSettlement
+from .suspects import Expired, Note, startable
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,14 @@ class Recoverer:
     held: HeldLeases[Delivery]
     queue: PrefetchQueue[Delivery]
     settlement: StreamSettlement
+    grace: OutageGrace
     create_groups: Callable[[], Awaitable[None]]
     """Create the streams and groups that are missing."""
+
+    def __post_init__(self) -> None:
+        self._leases = {leases.stream: leases for leases in self.leases}
+        self._started: dict[Delivery, Expired] = {}
+        """The suspects that were started, by what is reclaimed of them."""
 
     async def run(self) -> None:
         """Reclaim until cancelled."""
@@ -42,9 +51,8 @@ class Recoverer:
             await asyncio.sleep(self.config.lease_timeout * SCAN_SHARE)
             for leases in self.leases:
                 try:
-                    # While everything fails, more of it does not help.
-                    while await leases.any_expired() and not self.queue.suspended:
-                        await self._reclaim(leases)
+                    while await self._recover(leases):
+                        pass
                 except OUTAGE_ERRORS as exc:
                     if is_missing_group(exc):
                         # The intake does not notice while all slots wait to settle their entries.
@@ -53,11 +61,33 @@ class Recoverer:
                     else:
                         self.worker.availability.record_failure(exc, "reclaiming abandoned entries")
 
-    async def _reclaim(self, leases: StreamLeases) -> None:
-        """Reclaim as many entries as there are slots, and start them."""
+    async def _recover(self, leases: StreamLeases) -> bool:
+        """Reclaim and start what may start now, as there are slots and room; false if nothing."""
+        expired = await leases.expired(self.config.max_deliveries)
+        self.grace.reached()
+        if not self.grace.is_over:
+            expired = [entry for entry in expired if entry.is_released]
+        running = list(self._running().values())
+        at_most = max(1, min(self.config.concurrency, self.queue.fitting()))
+        chosen = startable(expired, running, at_most)
+        if chosen:
+            await self._reclaim(leases, {entry.entry_id: entry for entry in chosen})
+        return bool(chosen)
+
+    def _running(self) -> dict[Delivery, Expired]:
+        """Return the suspects whose handlers run."""
+        self._started = {
+            delivery: entry
+            for delivery, entry in self._started.items()
+            if delivery.started and not delivery.settling
+            and self.held.by_source[delivery.source].get(delivery.entry_id) is delivery
+        }  # fmt: skip
+        return self._started
+
+    async def _reclaim(self, leases: StreamLeases, chosen: dict[EntryId, Expired]) -> None:
         held = self.held.by_source[leases.stream]
         reclaimed: list[Delivery] = []
-        for delivery in await leases.reclaim(self.config.concurrency):
+        for delivery in await leases.reclaim(chosen):
             if delivery.deleted:
                 logger.error(
                     "%s was deleted while it was pending, probably by XTRIM or XDEL: its message "
@@ -77,26 +107,76 @@ class Recoverer:
                 leases.stream,
             )
         try:
-            await self._start_all(leases, reclaimed)
+            for delivery in reclaimed:
+                await self._start(leases, delivery, chosen[delivery.entry_id])
         finally:
             for delivery in reclaimed:
-                # What the breaker put back waits in the queue, and stays ours.
-                if not delivery.started and delivery not in self.queue:
+                # At the end of the consumer, what is held is released.
+                if not (delivery.started or self.queue.closed):
                     self.held.forget(delivery)
 
-    async def _start_all(self, leases: StreamLeases, reclaimed: list[Delivery]) -> None:
-        suspects: list[Delivery] = []
-        for delivery in reclaimed:
-            if self.queue.suspended:
-                return
-            if delivery.deliveries >= self.config.max_deliveries:
-                await self._dead_letter(delivery)
-            elif delivery.deliveries:
-                suspects.append(delivery)
-            elif await leases.count_delivery(delivery):  # released by a consumer that drained
+    async def _start(self, leases: StreamLeases, delivery: Delivery, entry: Expired) -> None:
+        if entry.is_poison:
+            await self._dead_letter(delivery)
+        elif entry.is_suspect:
+            await self._start_suspect(leases, delivery, entry)
+        else:  # released by a consumer that drained
+            delivery.deliveries, delivery.counted = 1, True
+            if await leases.start((delivery.entry_id, 1, Note())):
                 await self.queue.start_exclusively(delivery)
-        if suspects:
-            await self._start_suspects(leases, suspects)
+
+    async def _start_suspect(
+        self, leases: StreamLeases, delivery: Delivery, entry: Expired
+    ) -> None:
+        """Start an entry that may have killed its worker, before all that waits.
+
+        Nothing else starts for a moment, so that the death of the worker costs its successors
+        little.
+        """
+        self.queue.pause()
+        try:
+            if not self._running():
+                await self.queue.wait_idle(EXCLUSIVE_S)
+            await self.queue.wait_slot()
+            # What has been handled must not be redelivered because of a suspect either.
+            await self.settlement.acks.flush()
+            company = await self._share(len(self._running()) + 1)
+            delivery.counted = not (entry.is_last and company > 1)
+            delivery.deliveries = entry.deliveries + 1
+            shared = entry.note.company if delivery.counted else company
+            deliveries = entry.deliveries + delivery.counted
+            note = Note(shared, starting=True)
+            if not await leases.start((delivery.entry_id, deliveries, note)):
+                return
+            self._started[delivery] = entry
+            await self.queue.start_exclusively(delivery)
+            await self.queue.wait_idle(EXCLUSIVE_S)
+            if delivery in self._running():
+                await leases.start((delivery.entry_id, deliveries, Note(shared)))
+        finally:
+            self.queue.unpause()
+        await asyncio.sleep(0)  # what waits may take the free slots
+
+    async def _share(self, company: int) -> int:
+        """Take back the last deliveries of the suspects beside which another one starts."""
+        last = [(other, its) for other, its in self._running().items() if its.is_last]
+        for stream, leases in self._leases.items():
+            mine = [(other, its) for other, its in last if other.source == stream]
+            if mine:
+                note = Note(company)
+                await leases.start(*((o.entry_id, its.deliveries, note) for o, its in mine))
+            for other, _ in mine:
+                other.counted = False
+        return company
+
+    async def take_back(self) -> None:
+        """Restore what was known of the suspects that run: a stop does not incriminate them."""
+        for stream, leases in self._leases.items():
+            mine = [(one, its) for one, its in self._running().items() if one.source == stream]
+            if mine:
+                await leases.start(*((o.entry_id, its.deliveries, its.note) for o, its in mine))
+            for one, _ in mine:
+                one.counted = False
 
     async def _dead_letter(self, delivery: Delivery) -> None:
         error = PoisonError(
@@ -104,27 +184,3 @@ class Recoverer:
         )
         header = EntryHeader.from_delivery(delivery)
         await self.settlement.failed(delivery, header, error, DeadLetter("poison"))
-
-    async def _start_suspects(self, leases: StreamLeases, suspects: list[Delivery]) -> None:
-        """Start entries that may have killed their worker, one by one, before all that waits.
-
-        Each runs exclusively for a moment, so that the death of a worker costs its successors
-        little. On its last delivery nothing else runs until it has ended: an entry that dies with
-        a killer is innocent, and this is its one chance to show it.
-        """
-        self.queue.pause()
-        try:
-            await self.queue.wait_idle(EXCLUSIVE_S)
-            for delivery in suspects:
-                if self.queue.suspended:
-                    return
-                last = delivery.deliveries + 1 >= self.config.max_deliveries
-                if last:
-                    await self.queue.wait_idle(None)
-                # What has been handled must not be redelivered because of a suspect either.
-                await self.settlement.acks.flush()
-                if await leases.count_delivery(delivery):
-                    await self.queue.start_exclusively(delivery)
-                    await self.queue.wait_idle(None if last else EXCLUSIVE_S)
-        finally:
-            self.queue.unpause()

@@ -1,6 +1,6 @@
 """Handlers, registered for the events that they handle.
 
-router = EventRouter()
+router = EventRouter(Stream("orders", start="beginning", own=True))
 
 @router.on(OrderPlaced)
 async def confirm(event: OrderPlaced, ctx: EventContext) -> None: ...
@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from ..broker import codec
 from ..errors import InvalidEventError, RegistrationError, UnknownEventError
 from ..types import StreamName
+from .breaker import EventKey
 from .context import EventContext
 from .events import Event, check_named
+from .stream import Stream
 
 E = TypeVar("E", bound=Event)
 
@@ -45,10 +47,32 @@ class Route(Generic[E]):
 
 
 class EventRouter:
-    """The handlers of a worker, one for each event type of a stream."""
+    """The handlers of a worker, one for each event type of a stream.
 
-    def __init__(self) -> None:
-        self._routes: dict[tuple[StreamName, bytes], Route[Any]] = {}
+    Args:
+        declared: what the project declares about the streams; see `Stream`.
+
+    Raises:
+        RegistrationError: a stream is declared in two ways.
+    """
+
+    def __init__(self, *declared: Stream) -> None:
+        self._routes: dict[EventKey, Route[Any]] = {}
+        self.ignored: set[EventKey] = set()
+        """Types whose messages are acknowledged unhandled; see `ignore`."""
+        self._declared: dict[StreamName, Stream] = {}
+        for stream in declared:
+            self._declare(stream)
+
+    def _declare(self, stream: Stream) -> None:
+        known = self._declared.setdefault(stream.name, stream)
+        if known != stream:
+            msg = f"the stream {stream.name!r} is declared twice: {known} and {stream}"
+            raise RegistrationError(msg)
+
+    def declared(self, stream: StreamName) -> Stream | None:
+        """Return what the project declares about a stream."""
+        return self._declared.get(stream)
 
     def on(self, model: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Register the decorated function for ``model``; type checkers compare the two.
@@ -69,6 +93,9 @@ class EventRouter:
                 msg = f"the handler of {model.__name__} must take (event, ctx): {exc}"
                 raise RegistrationError(msg) from exc
             key = model.stream, model.event_type.encode()
+            if key in self.ignored:
+                msg = f"{model.event_type!r} on {model.stream!r} is ignored and needs no handler"
+                raise RegistrationError(msg)
             for stream, event_type in self._routes:
                 if event_type == key[1] and stream != model.stream:
                     msg = (
@@ -88,10 +115,29 @@ class EventRouter:
 
         return register
 
+    def ignore(self, stream: StreamName, *event_types: str) -> None:
+        """Acknowledge messages of these types unhandled, instead of parking them.
+
+        For a stream that other services handle, too: what concerns only them is not to wait for a
+        handler here.
+
+        Raises:
+            RegistrationError: a type has a handler.
+        """
+        for event_type in event_types:
+            if self.knows(stream, event_type):
+                msg = f"{event_type!r} on {stream!r} has a handler and cannot be ignored"
+                raise RegistrationError(msg)
+            self.ignored.add((stream, event_type.encode()))
+
     def include(self, other: "EventRouter") -> None:
-        """Add the handlers of ``other``, so that a project can spread them over modules."""
+        """Add all of ``other``, so that a project can spread its handlers over modules."""
+        for declared in other._declared.values():  # noqa: SLF001
+            self._declare(declared)
         for route in other._routes.values():  # noqa: SLF001
             self.on(route.model)(route.handler)
+        for stream, event_type in other.ignored:
+            self.ignore(stream, event_type.decode())
 
     @property
     def streams(self) -> tuple[StreamName, ...]:

@@ -31,11 +31,12 @@ class Streams(Service):
 
     def sources(self, config: WorkerConfig) -> Sequence[WorkSource]:
         """Describe the streams that have handlers."""
-        del config
+        group = config.consumer_group if isinstance(config, StreamsConfig) else ""
         return [
             WorkSource(
                 stream,
                 "stream",
+                group=group,
                 names=self.router.types(stream),
                 knows=partial(self.router.knows, stream),
                 functions=self.router.handlers(stream),

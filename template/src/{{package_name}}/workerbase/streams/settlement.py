@@ -5,6 +5,7 @@ delays it: the entry stays ours, its lease is renewed, and the step is repeated 
 it.
 """
 
+import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 _SCHEDULE_RETRY = Script.load(__name__, "schedule_retry")
 _SET_ASIDE = Script.load(__name__, "set_aside")
+_DEFER = Script.load(__name__, "defer")
+
+FULL_WAIT_S = 1.0
+"""Wait before a message is deferred again where there is no room for it, in seconds."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,7 +87,7 @@ class StreamSettlement:
                 header.attempt,
                 type(error).__name__,
                 failure_record.text_of(error),
-                exc_info=error if dead else None,
+                exc_info=self.worker.tracebacks.first(error) if dead else None,
             )
         if monitors := self.worker.monitors:
             monitors.on_finished(work_of(delivery, header), outcome, error, seconds)
@@ -92,6 +97,12 @@ class StreamSettlement:
         delivery.settling = True
         self.acks.add(delivery)
         self.report("handled", delivery, header, None, seconds)
+
+    def skip(self, delivery: Delivery) -> None:
+        """Acknowledge, with the next batch, what concerns another consumer group only."""
+        delivery.settling = True
+        self.acks.add(delivery)
+        self.counts["skipped"] += 1
 
     async def failed(
         self,
@@ -112,19 +123,50 @@ class StreamSettlement:
         self.held.forget(delivery)
         self.report(outcome, delivery, header, error, seconds, delay=delay)
 
+    async def defer(
+        self,
+        delivery: Delivery,
+        header: EntryHeader,
+        error: BaseException | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Let a message whose type is held up wait in Redis; it loses no attempt.
+
+        While there is no room for it, this waits: nothing more is read then.
+        """
+        stream, payload = delivery.source, codec.decode_fields(delivery.fields)
+        payload.setdefault(failure_record.ID, delivery.entry_id)
+        payload.setdefault(failure_record.ORIGINAL_ID, delivery.entry_id)
+        payload[failure_record.GROUP] = self.group
+        keys_ = [
+            stream,
+            keys.deferred(stream, self.group, header.name),
+            keys.deferred_types(stream, self.group),
+        ]
+        limit = self.worker.config.dlq_max_entries
+        args: list[RedisArg] = [delivery.entry_id, header.name, limit, 1]
+        args += codec.encode_fields(payload)
+        while not (reply := await self._until_accepted(_DEFER, keys_, args)):
+            logger.error("%s is full; reading waits until there is room", keys_[1])
+            await asyncio.sleep(FULL_WAIT_S)
+        self.held.forget(delivery)
+        outcome: Outcome = "deferred" if reply > 0 else "lease_lost"
+        self.report(outcome, delivery, header, error, seconds)
+
     async def retry(self, delivery: Delivery, error: BaseException, decision: Retry) -> Outcome:
         """Schedule the job that puts the message back into its stream."""
         stream, entry_id = delivery.source, delivery.entry_id
         failure = failure_record.describe_failure(error, stream, entry_id)
         payload = failure_record.add_failure(codec.decode_fields(delivery.fields), failure)
+        payload[failure_record.GROUP] = self.group
         now = int(time.time() * 1000)
         arguments = (stream, payload)
         job = serialize_job(REQUEUE_TASK, arguments, {}, None, now, serializer=codec.dumps)
-        job_id = keys.requeue_job_id(stream, entry_id)
+        job_id = keys.requeue_job_id(stream, self.group, entry_id)
         owned = await self._until_accepted(
             _SCHEDULE_RETRY,
             [stream, keys.job(self._queue_name, job_id), self._queue_name],
-            [entry_id, job_id, job, now + int(decision.delay * 1000)],
+            [entry_id, job_id, job, int(decision.delay * 1000)],
         )
         return "retried" if owned else "lease_lost"
 
@@ -142,6 +184,7 @@ class StreamSettlement:
             **{
                 failure_record.DELIVERIES: str(delivery.deliveries),
                 failure_record.CONSUMER: self.consumer,
+                failure_record.GROUP: self.group,
             },
         )
         target = keys.parked(stream) if parking else keys.dlq(stream)
@@ -171,5 +214,4 @@ class StreamSettlement:
             by_stream[delivery.source].append(delivery.entry_id)
         for stream, ids in by_stream.items():
             await self._redis.execute_command("XACK", stream, self.group, *ids)
-        for delivery in handled:
-            self.held.forget(delivery)
+        self.held.forget_all(handled)

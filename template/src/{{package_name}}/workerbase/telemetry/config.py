@@ -2,7 +2,7 @@
 
 from pydantic import Field, SecretStr
 
-from ..config import Environment
+from ..environment import Environment
 
 
 class TelemetryConfig(Environment):

@@ -1,8 +1,8 @@
 """``/metrics``, ``/livez`` and ``/readyz``, answered by the worker's own event loop.
 
-A thread would report a stuck worker as alive. This implements as much of HTTP/1.1 as a GET of
-three pages needs, with a bound on everything that a client can cause; frameworks that would fit
-in as few lines bring a thread or a server of their own.
+A thread would report a stuck worker as alive, and the frameworks that would fit in as few lines
+bring a thread or a server of their own. So the sockets are asyncio's, HTTP is h11's, and
+everything that a client can cause has a bound.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
+import h11
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from ..process import probe
@@ -36,30 +37,27 @@ class RequestError(Exception):
         self.status = status
 
 
-def parse(head: bytes) -> tuple[str, str]:
-    """Return method and path of a request.
+async def read(parser: h11.Connection, reader: asyncio.StreamReader) -> tuple[str, str]:
+    """Read a request; return its method and path.
 
     Raises:
         RequestError: it is not HTTP, not a GET or HEAD, or has a body.
+        EOFError: the peer has closed the connection.
     """
-    request, *fields = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    match request.split(b" "):
-        case [method, target, version] if target[:1] == b"/" and version[:5] == b"HTTP/":
-            if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-                raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        case _:
-            raise RequestError(HTTPStatus.BAD_REQUEST)
-    for field in fields:
-        name, colon, value = field.partition(b":")
-        if not colon or not name or name != name.strip():
-            raise RequestError(HTTPStatus.BAD_REQUEST)
-        if name.lower() == b"transfer-encoding" or (
-            name.lower() == b"content-length" and value.strip() != b"0"
-        ):
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if method not in (b"GET", b"HEAD"):
+    while (event := parser.next_event()) is h11.NEED_DATA:
+        parser.receive_data(await reader.read(MAX_HEAD_BYTES))
+    if not isinstance(event, h11.Request):
+        raise EOFError  # noqa: TRY004 - no type is wrong: the peer is gone
+    if event.http_version not in (b"1.1", b"1.0"):
+        raise RequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    if not event.target.startswith(b"/"):
+        raise RequestError(HTTPStatus.BAD_REQUEST)
+    fields = dict(event.headers)
+    if b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0":
+        raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if event.method not in (b"GET", b"HEAD"):
         raise RequestError(HTTPStatus.METHOD_NOT_ALLOWED)
-    return method.decode(), target.partition(b"?")[0].decode("latin-1")
+    return event.method.decode(), event.target.partition(b"?")[0].decode("latin-1")
 
 
 class Pages:
@@ -93,7 +91,7 @@ class Pages:
         last = min(port + MAX_PORTS - 1, 65535) if port else 0
         while True:
             try:
-                return await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD_BYTES)
+                return await asyncio.start_server(self._accept, host, port)
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or port >= last:
                     raise
@@ -118,33 +116,37 @@ class Pages:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             # A peer that disconnects, or is too slow, is not an error of the worker.
-            with suppress(OSError, asyncio.IncompleteReadError):
+            with suppress(OSError, EOFError):
                 await self._answer(reader, writer)
         finally:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         method = "GET"
+        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                method, path = parse(await reader.readuntil(b"\r\n\r\n"))
+                method, path = await read(parser, reader)
             status, body = await self._page(path)
         except TimeoutError:
             status, body = HTTPStatus.REQUEST_TIMEOUT, b""
-        except asyncio.LimitOverrunError:
-            status, body = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b""
+        except h11.RemoteProtocolError as exc:
+            status, body = HTTPStatus(exc.error_status_hint), b""
         except RequestError as exc:
             status, body = exc.status, b""
         body = body or f"{status.phrase}\n".encode()
-        allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-            f"Content-Type: {CONTENT_TYPE_PLAIN_0_0_4}\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            f"{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        writer.write(head.encode() + (b"" if method == "HEAD" else body))
+        fields = [
+            ("Content-Type", CONTENT_TYPE_PLAIN_0_0_4),
+            ("Content-Length", str(len(body))),
+            *([("Allow", "GET, HEAD")] if status is HTTPStatus.METHOD_NOT_ALLOWED else ()),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Connection", "close"),
+        ]
+        response = h11.Response(status_code=status.value, headers=fields, reason=status.phrase)
+        writer.write(parser.send(response) or b"")
+        if method != "HEAD":
+            writer.write(body)
         async with asyncio.timeout(TIMEOUT_S):
             await writer.drain()
             writer.close()

@@ -5,25 +5,24 @@ job, its attempt and its trace; secrets and payloads are hidden (see `redact`).
 """
 
 import asyncio
-import copy
 import logging
 import os
 import sys
 import weakref
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO, TypeAlias
 
 import structlog
-from pydantic import BaseModel
 from structlog.contextvars import clear_contextvars, merge_contextvars
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from ..broker import trace_context
 from ..config import WorkerConfig
+from ..engine import redact
+from ..engine.text import logged_traceback, printable
 from ..monitor import Monitor, Work
-from . import redact
 
 _STARTED, _ENDED = "%6.2fs → %s(%s)%s", "%6.2fs ← %s ● %s"
 """Log messages of a job in arq and in the base; the third value is its arguments, or result."""
@@ -111,8 +110,9 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
         plain = structlog.dev.plain_traceback
         ending = [
             structlog.processors.TimeStamper("%H:%M:%S", utc=False),
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_traceback),
             hide,
+            _printable,
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
         ]
     else:
@@ -138,6 +138,17 @@ def _formatter(shown: Collection[str], *, readable: bool) -> logging.Formatter:
             *ending,
         ],
     )
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    return logged_traceback(exc_info[1])
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        name: printable(value, one_line=name != "exception") if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _hide_arguments(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -174,14 +185,9 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
     """Hides payloads among the arguments of a message before they become text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        record = copy.copy(record)
-        if isinstance(record.msg, BaseModel):
-            record.msg = redact.argument(record.msg)
-        if isinstance(record.args, Mapping):
-            record.args = {name: redact.argument(value) for name, value in record.args.items()}
-        elif record.args:
-            arguments = [redact.argument(value) for value in record.args]
-            if record.msg in (_STARTED, _ENDED) and arguments[_PAYLOAD_AT]:
-                arguments[_PAYLOAD_AT] = redact.HIDDEN
-            record.args = tuple(arguments)
+        record = redact.record(record)
+        arguments = record.args
+        if record.msg in (_STARTED, _ENDED) and isinstance(arguments, tuple):
+            shown, hidden = arguments[:_PAYLOAD_AT], redact.HIDDEN if arguments[_PAYLOAD_AT] else ""
+            record.args = (*shown, hidden, *arguments[_PAYLOAD_AT + 1 :])
         return super().format(record)

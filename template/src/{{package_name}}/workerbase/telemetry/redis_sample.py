@@ -12,7 +12,8 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..inspector.dead_letters import DeadLetterSummary, ErrorGroup, summarize
+from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
+from ..inspector.dead_letters import ErrorGroup
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
@@ -88,6 +89,7 @@ class Sampler(Collector):
             float(self._status is not None),
         )
         if self._status is not None:
+            yield from self._server(self._status)
             yield from self._streams(self._status)
             yield from self._queues(self._status)
 
@@ -99,28 +101,59 @@ class Sampler(Collector):
         lag = gauge("lag_entries", "Entries that have not been delivered to the group.")
         pending = gauge("pending_entries", "Entries that have been delivered and are not settled.")
         oldest = gauge("oldest_pending_seconds", "Age of the oldest pending entry.")
+        unread = gauge("oldest_unread_seconds", "Age of the oldest entry that nobody has read.")
+        idle = gauge(
+            "longest_idle_seconds",
+            "Longest time since a pending entry was delivered or its lease renewed.",
+        )
         consumers = gauge("consumers", "Consumers of the group.")
         parked = gauge("parked_entries", "Events whose type no worker knows.")
+        others = GaugeMetricFamily(
+            "worker_stream_other_group_oldest_seconds",
+            "Age of the oldest entry that another consumer group has not settled.",
+            labels=("stream", "group"),
+        )
         for stream in (s for s in status.sources if s.kind == "stream"):
             lag.add_metric([stream.name], stream.waiting)
             pending.add_metric([stream.name], stream.in_work or 0)
             oldest.add_metric([stream.name], stream.oldest_in_work_s or 0.0)
+            unread.add_metric([stream.name], stream.oldest_waiting_s or 0.0)
+            idle.add_metric([stream.name], stream.longest_idle_s or 0.0)
             consumers.add_metric([stream.name], stream.consumers or 0)
             parked.add_metric([stream.name], stream.parked or 0)
-        yield from (lag, pending, oldest, consumers, parked)
+            for other in stream.other_groups:
+                others.add_metric([stream.name, other.name], other.oldest_s)
+        yield from (lag, pending, oldest, unread, idle, consumers, parked, others)
+
+    @staticmethod
+    def _server(status: Status) -> Generator[Metric]:
+        yield GaugeMetricFamily(
+            "worker_redis_memory_used_bytes", "Memory that Redis uses.", status.info.used_bytes
+        )
+        yield GaugeMetricFamily(
+            "worker_redis_memory_max_bytes",
+            "The maxmemory of Redis, 0 for no limit.",
+            status.info.max_bytes,
+        )
 
     def _queues(self, status: Status) -> Generator[Metric]:
         jobs = GaugeMetricFamily(
             "worker_queue_jobs",
-            "Jobs that are due, or deferred and running.",
+            "Jobs that are due, that run, or that are deferred.",
             labels=("queue", "state"),
         )
         for queue in (s for s in status.sources if s.kind == "queue"):
             jobs.add_metric((queue.name, "due"), queue.waiting)
+            jobs.add_metric((queue.name, "running"), queue.in_work or 0)
             jobs.add_metric((queue.name, "deferred"), queue.later or 0)
         yield jobs
         depth = GaugeMetricFamily(
             "worker_dlq_entries", "Dead letters of a stream or queue.", labels=["source"]
+        )
+        bound = GaugeMetricFamily(
+            "worker_dlq_max_entries",
+            "Bound of a dead-letter queue, beyond which its oldest entries are dropped.",
+            labels=["source"],
         )
         newest = GaugeMetricFamily(
             "worker_dlq_newest_entries",
@@ -130,11 +163,12 @@ class Sampler(Collector):
         for dead in self._dead:
             source = dead.source
             depth.add_metric([source], dead.total)
+            bound.add_metric([source], self._settings.config.dlq_max_entries)
             for group in dead.groups[:MAX_FINGERPRINTS]:
                 newest.add_metric((source, group.fingerprint, _error_class(group)), group.count)
             if rest := sum(group.count for group in dead.groups[MAX_FINGERPRINTS:]):
                 newest.add_metric((source, OTHER, OTHER), rest)
-        yield from (depth, newest)
+        yield from (depth, bound, newest)
 
 
 def _error_class(group: ErrorGroup) -> str:

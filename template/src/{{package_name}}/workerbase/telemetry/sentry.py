@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine import redact
+from ..engine.text import MAX_ERROR, bounded
 from ..errors import ConfigError
 from ..monitor import Monitor, Outcome, Work
 from ..process.arq_names import JobExecutionFailed
-from . import redact
 from .config import TelemetryConfig
 
 CLOSE_S = 2.0
@@ -89,7 +90,7 @@ class Sentry(Monitor):
         if error is not None:
             event, hint = self._event_of(error, client_options=self._client.options)
             for exception in event["exception"]["values"]:
-                exception["value"] = redact.text(str(exception["value"]))
+                exception["value"] = redact.text(bounded(str(exception["value"]), MAX_ERROR))
         scope = self._new_scope()
         scope.set_transaction_name(work.name)
         for tag, value in _tags(work, outcome).items():

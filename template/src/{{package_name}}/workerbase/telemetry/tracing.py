@@ -10,7 +10,6 @@ its sampling: under a sampler that keeps one trace in a hundred, retries that we
 own would be missing from nearly all that are kept. What was sent without a trace begins one.
 """
 
-import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -21,11 +20,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from ..config import WorkerConfig
+from ..engine import redact
 from ..engine.failure_record import text_of
+from ..engine.text import traceback_of
 from ..monitor import Monitor, Work
 from ..process.arq_names import ArqRetry, RetryJob
 from ..process.requeue import REQUEUE_TASK
-from . import redact
 
 _W3C = TraceContextTextMapPropagator()
 
@@ -112,6 +112,6 @@ def _failed(span: Span, error: BaseException) -> None:
         {
             "exception.type": name,
             "exception.message": text,
-            "exception.stacktrace": redact.text("".join(traceback.format_exception(error))),
+            "exception.stacktrace": redact.text(traceback_of(error)),
         },
     )

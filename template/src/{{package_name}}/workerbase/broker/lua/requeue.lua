@@ -12,6 +12,7 @@
 -- Returns -1 if this failure was requeued before, else the number of oldest entries removed from
 -- the target to keep the bound (0 if none).
 
+-- #include keys
 -- #include bounded_add
 
 local target, dedup_key, queue, this_job_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -21,5 +22,5 @@ if redis.call('EXISTS', dedup_key) == 1 then return -1 end
 local dropped = bounded_add(target, max_entries, 4)
 redis.call('SET', dedup_key, '1', 'PX', dedup_ttl_ms)
 redis.call('ZREM', queue, job_id)
-redis.call('DEL', this_job_key)
+redis.call('DEL', this_job_key, retry_key(queue, job_id))
 return dropped

@@ -5,17 +5,16 @@ from typing import Any, cast
 
 from arq.jobs import Job
 
-from ...broker import codec
+from ...broker import codec, keys
 from ...broker.enqueue import QueueClient
 from ...broker.entries import pages
-from ...broker.keys import DEFAULT_QUEUE
 from ...config import WorkerConfig
 from ...engine.failure_record import DATA, TYPE
 from ...monitor import Kind
 from ...process.requeue import REQUEUE_TASK
 from ...process.service import Service
 from ...process.task import AnyFunction
-from ...streams import Event, EventContext, EventRouter, Streams, StreamsConfig
+from ...streams import Event, EventContext, EventRouter, Stream, Streams, StreamsConfig
 from ...streams.publish import publish, publish_fields
 from ...types import Payload, RedisClient
 from ..workload import Item, ItemKind, perform
@@ -24,7 +23,7 @@ STREAM = "demo"
 GROUP = "demo"
 RECORD = "chaos:handled"
 
-router = EventRouter()
+router = EventRouter(Stream(STREAM, start="beginning", own=True))
 
 
 class Work(Event, type="work", stream=STREAM):
@@ -81,21 +80,24 @@ class Messages:
         return Item.model_validate_json(dead_letter[DATA])
 
     async def waiting(self, client: QueueClient) -> set[int]:
-        """Return the items in the stream, and in the jobs that retry them."""
+        """Return the items in the stream, those deferred, and those in the jobs that retry them."""
         found: set[int] = set()
         redis = cast("RedisClient", client)
-        async for page in pages(redis, STREAM):
-            found |= {self.item_of(payload).number for _, payload in page}
-        for job_id in await redis.execute_command("ZRANGE", DEFAULT_QUEUE, 0, -1):
+        for stream in (STREAM, keys.deferred(STREAM, GROUP, Work.event_type)):
+            async for page in pages(redis, stream):
+                found |= {self.item_of(payload).number for _, payload in page}
+        for job_id in await redis.execute_command("ZRANGE", keys.DEFAULT_QUEUE, 0, -1):
             job = await Job(job_id.decode(), client, _deserializer=codec.loads).info()
             if job is not None and job.function == REQUEUE_TASK:
                 found.add(self.item_of(cast("Payload", job.args[1])).number)
         return found
 
     async def is_settled(self, client: QueueClient) -> bool:
-        """Return whether nothing is pending."""
+        """Return whether nothing is pending or deferred."""
         redis = cast("RedisClient", client)
-        return not (await redis.execute_command("XPENDING", STREAM, GROUP))["pending"]
+        pending = (await redis.execute_command("XPENDING", STREAM, GROUP))["pending"]
+        types = keys.deferred_types(STREAM, GROUP)
+        return not pending and not await redis.execute_command("EXISTS", types)
 
     async def holds(self, client: QueueClient, pid: int) -> bool:
         """Return whether a worker process has pending entries."""

@@ -13,19 +13,18 @@
 -- #include keys
 
 local queue = KEYS[1]
-local id, result, keep_ms, now = unpack(ARGV)
-local requests = abort_key(queue)
+local job_id, result, result_ttl_ms, now = unpack(ARGV)
 
-if not redis.call('ZSCORE', queue, id) then return 'gone' end
-if redis.call('EXISTS', in_progress_key(queue, id)) == 1 then
+if not redis.call('ZSCORE', queue, job_id) then return 'gone' end
+if redis.call('EXISTS', in_progress_key(queue, job_id)) == 1 then
   if now == '' then return 'running' end
-  redis.call('ZADD', requests, now, id)
+  redis.call('ZADD', abort_key(queue), now, job_id)
   return 'requested'
 end
-if keep_ms ~= '' then
-  redis.call('SET', result_key(queue, id), result, 'PX', keep_ms)
+if result_ttl_ms ~= '' then
+  redis.call('SET', result_key(queue, job_id), result, 'PX', result_ttl_ms)
 end
-redis.call('DEL', job_key(queue, id), retry_key(queue, id))
-redis.call('ZREM', requests, id)
-redis.call('ZREM', queue, id)
+redis.call('ZREM', queue, job_id)
+redis.call('ZREM', abort_key(queue), job_id)
+redis.call('DEL', job_key(queue, job_id), retry_key(queue, job_id))
 return 'cancelled'

@@ -7,20 +7,19 @@
 -- KEYS[4] key that remembers the last tick
 -- ARGV[1] job id
 -- ARGV[2] serialized job
--- ARGV[3] time until the job expires, in ms
--- ARGV[4] time at which the job is due, in ms since the epoch
--- ARGV[5] 1 if the job is due at once, else 0
--- ARGV[6] time of the tick, in ms since the epoch
--- ARGV[7] how long the tick is remembered, in ms
--- Returns 1 if the job was enqueued, 0 if this tick or a later one was enqueued before or a job
--- with this id exists.
+-- ARGV[3] time at which the job is due, as in `enqueue.lua`
+-- ARGV[4] time until the job expires, as in `enqueue.lua`
+-- ARGV[5] time of the tick, in ms since the epoch
+-- ARGV[6] how long the tick is remembered, in ms
+-- Returns 1 if the job was enqueued, 0 if this tick or a later one was enqueued before; else what
+-- `enqueue.lua` returns.
 
 -- #include enqueue_job
 
 local tick_key = KEYS[4]
-local id, job, expires_ms, due_ms, at_once, tick_ms, tick_ttl_ms = unpack(ARGV)
+local id, job, due, expires, tick_ms, tick_ttl_ms = unpack(ARGV)
 
 local last_ms = tonumber(redis.call('GET', tick_key))
 if last_ms and last_ms >= tonumber(tick_ms) then return 0 end
 redis.call('SET', tick_key, tick_ms, 'PX', tick_ttl_ms)
-return enqueue_job(KEYS[1], KEYS[2], KEYS[3], id, job, expires_ms, due_ms, at_once)
+return enqueue_job(KEYS[1], KEYS[2], KEYS[3], id, job, due, expires)

@@ -2,24 +2,30 @@
 -- left to it.
 --
 -- KEYS[1] queue
--- ARGV[1] worker
--- ARGV[2] job id
--- ARGV[3] time at which the job is due, in ms since the epoch
--- ARGV[4] the job in its new serialized form, '' to keep it
--- ARGV[5] 1 if this attempt is not counted, else 0; 1 also wakes idle workers
--- Returns 1 if the job was released, 0 if the worker no longer owns it.
+-- KEYS[2] key of the answer to the end of this claim
+-- ARGV[1] job id
+-- ARGV[2] owner
+-- ARGV[3] how long the answer is remembered, in ms
+-- ARGV[4] time until the job is due, in ms
+-- ARGV[5] the job in its new serialized form, '' to keep it
+-- ARGV[6] 1 if this attempt is not counted, else 0; 1 also wakes idle workers
+-- Returns 1 if the job was released, now or when this was sent before, 0 if it is held no longer.
 
+-- #include answer
 -- #include keys
+-- #include now
+-- #include owned
 
-local queue = KEYS[1]
-local worker, id, due_ms, job, uncounted = unpack(ARGV)
+local queue, answer_key = KEYS[1], KEYS[2]
+local id, owner, answer_ttl_ms, delay_ms, job, uncounted = unpack(ARGV)
 
-if redis.call('GET', in_progress_key(queue, id)) ~= worker then return 0 end
+if not owned(queue, id, owner) then return recall(answer_key, '1') and 1 or 0 end
 if job ~= '' then redis.call('SET', job_key(queue, id), job, 'XX', 'KEEPTTL') end
-redis.call('ZADD', queue, 'XX', due_ms, id)
+redis.call('ZADD', queue, 'XX', now_ms() + delay_ms, id)
 redis.call('DEL', in_progress_key(queue, id))
 if uncounted == '1' then
   redis.call('DECR', retry_key(queue, id))
   redis.call('PUBLISH', wake_channel(queue), id)
 end
+remember(answer_key, '1', '', answer_ttl_ms)
 return 1

@@ -4,20 +4,21 @@
 -- KEYS[1] queue
 -- ARGV[1] worker
 -- ARGV[2] length of a lease, in ms
--- ARGV[3] current time, in ms since the epoch
--- ARGV[4..] job ids to keep
+-- ARGV[3..] job ids to keep
 -- Returns the number of jobs released.
 
 -- #include keys
+-- #include now
 
 local queue = KEYS[1]
-local worker, lease_ms, now = ARGV[1], ARGV[2], ARGV[3]
+local worker, lease_ms, now = ARGV[1], ARGV[2], now_ms()
 
 redis.call('SREM', idle_key(queue), worker .. ' ' .. lease_ms)
-local keep, count = {}, 0
-for i = 4, #ARGV do keep[ARGV[i]] = true end
+local kept, count = {}, 0
+for i = 3, #ARGV do kept[ARGV[i]] = true end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, now, now + lease_ms + 1000)) do
-  if not keep[id] and redis.call('GET', in_progress_key(queue, id)) == worker then
+  local owner = redis.call('GET', in_progress_key(queue, id)) or ''
+  if not kept[id] and string.sub(owner, 1, #worker + 1) == worker .. ' ' then
     redis.call('ZADD', queue, 'XX', now, id)
     redis.call('DECR', retry_key(queue, id))
     redis.call('DEL', in_progress_key(queue, id))

@@ -1,31 +1,28 @@
--- Reclaims the oldest entries whose leases have expired, without counting a delivery; one step, so
--- that their delivery counts and fields are those of the entries that were reclaimed.
---
--- Redis 7 removes deleted entries from the pending list and names them; Redis 6.2 claims them like
--- others, so they are acknowledged here.
+-- Reclaims entries whose leases have ended, without counting a delivery; one step, so that an entry
+-- whose lease was renewed in between, stays with its consumer.
 --
 -- KEYS[1] stream
 -- ARGV[1] group
 -- ARGV[2] consumer
--- ARGV[3] minimum idle time, in ms
--- ARGV[4] maximum number of entries
--- Returns a list, empty if no lease has expired; for each entry {id, number of deliveries so far,
--- list of names and values of its fields, or false if the entry was deleted}.
+-- ARGV[3] idle time from which a lease has ended, in ms
+-- ARGV[4..] entry ids
+-- Returns for each entry that was reclaimed {id, number of deliveries so far, list of names and
+-- values of its fields, or false if the entry was deleted, which is acknowledged}.
 
-local stream, group, consumer, min_idle_ms, limit = KEYS[1], unpack(ARGV)
+local stream, group, consumer, idle_ms = KEYS[1], unpack(ARGV, 1, 3)
 
-local stale = redis.call('XPENDING', stream, group, 'IDLE', min_idle_ms, '-', '+', limit)
-if #stale == 0 then return {} end
-local deliveries, reclaimed = {}, {}
-for _, row in ipairs(stale) do deliveries[row[1]] = row[4] end
-local reply = redis.call('XAUTOCLAIM', stream, group, consumer, min_idle_ms, stale[1][1],
-  'COUNT', #stale, 'JUSTID')
-for _, id in ipairs(reply[2]) do
-  local body = redis.call('XRANGE', stream, id, id)
-  if #body == 0 then redis.call('XACK', stream, group, id) end
-  reclaimed[#reclaimed + 1] = {id, deliveries[id] or 1, #body > 0 and body[1][2]}
-end
-for _, id in ipairs(reply[3] or {}) do
-  reclaimed[#reclaimed + 1] = {id, deliveries[id] or 1, false}
+local reclaimed = {}
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  local row = redis.call('XPENDING', stream, group, 'IDLE', idle_ms, id, id, 1)[1]
+  if row then
+    local body = redis.call('XRANGE', stream, id, id)[1]
+    if body then
+      redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
+    else
+      redis.call('XACK', stream, group, id)
+    end
+    reclaimed[#reclaimed + 1] = {id, row[4], body and body[2] or false}
+  end
 end
 return reclaimed

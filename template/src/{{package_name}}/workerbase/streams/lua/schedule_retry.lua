@@ -10,17 +10,18 @@
 -- ARGV[3] entry id
 -- ARGV[4] job id
 -- ARGV[5] serialized job
--- ARGV[6] time at which the job is due, in ms since the epoch
+-- ARGV[6] time until the job is due, in ms
 -- Returns 1 if the retry was scheduled, 0 if the consumer no longer owns the entry.
 
+-- #include now
 -- #include owned
 -- #include schedule_job
 
 local stream, this_job_key, queue = unpack(KEYS)
-local group, consumer, entry_id, job_id, job, due_ms = unpack(ARGV)
+local group, consumer, entry_id, job_id, job, delay_ms = unpack(ARGV)
 
 if not owned(stream, group, consumer, entry_id) then return 0 end
 redis.call('SET', this_job_key, job)
-schedule_job(queue, job_id, due_ms)
+schedule_job(queue, job_id, now_ms() + delay_ms)
 redis.call('XACK', stream, group, entry_id)
 return 1

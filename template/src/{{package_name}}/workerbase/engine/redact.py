@@ -1,10 +1,15 @@
-"""Hides secrets and payloads in logs, traces and reports."""
+"""Hides secrets and payloads in logs, traces, reports, and in dead letters that are shown."""
 
+import copy
+import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
+
+from ..engine.text import MAX_LOGGED, bounded
 
 HIDDEN = "[redacted]"
 
@@ -50,6 +55,28 @@ def argument(value: object) -> object:
     return value
 
 
+def record(value: logging.LogRecord) -> logging.LogRecord:
+    """Return a log record without payloads among the arguments of its message."""
+    value = copy.copy(value)
+    if isinstance(value.msg, BaseModel):
+        value.msg = argument(value.msg)
+    if isinstance(value.args, Mapping):
+        value.args = {name: argument(one) for name, one in value.args.items()}
+    elif value.args:
+        value.args = tuple(map(argument, value.args))
+    return value
+
+
+def payload(value: str) -> str:
+    """Hide secrets in the JSON of a payload, of which the rest is shown."""
+    try:
+        data: object = json.loads(value)
+    except (ValueError, RecursionError):
+        return text(value)
+    hidden = _value(data, PAYLOAD_KEYS, 0)
+    return value if hidden == data else json.dumps(hidden, ensure_ascii=False)
+
+
 def fields(values: Mapping[str, Any], shown: Collection[str] = ()) -> dict[str, Any]:
     """Hide values under the name of a secret or of a payload, at any depth.
 
@@ -70,7 +97,7 @@ def _field(name: object, value: object, shown: Collection[str], depth: int) -> o
 
 def _value(value: object, shown: Collection[str], depth: int) -> object:
     if isinstance(value, str):
-        return text(value)
+        return text(bounded(value, MAX_LOGGED))
     if value is None or isinstance(value, int | float):
         return value
     if depth == _MAX_DEPTH or isinstance(value, _OPAQUE):
@@ -80,4 +107,6 @@ def _value(value: object, shown: Collection[str], depth: int) -> object:
         return {str(name): _field(name, item, shown, depth + 1) for name, item in items}
     if isinstance(value, list | tuple | set | frozenset):
         return [_value(item, shown, depth + 1) for item in cast("Collection[object]", value)]
-    return argument(value) if isinstance(value, BaseModel) else text(repr(value))
+    return (
+        argument(value) if isinstance(value, BaseModel) else text(bounded(repr(value), MAX_LOGGED))
+    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
-from workerbase.telemetry import redact
+from workerbase.engine import redact
 
 HIDDEN = redact.HIDDEN
 
@@ -136,3 +136,17 @@ def _scan(length: int) -> float:
     began = time.process_time()
     re.sub(r"[0-9]x", "", "ab" * (length // 2))
     return time.process_time() - began
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ('{"order_id": 5,  "args": [1]}', '{"order_id": 5,  "args": [1]}'),
+        ('{"pin": 1, "kwargs": {"Otp": "k"}}', '{"pin": "HIDDEN", "kwargs": {"Otp": "HIDDEN"}}'),
+        ('["redis://u:p@h/0", "ü"]', '["redis://HIDDEN@h/0", "ü"]'),
+        ("not JSON, password=hunter2", "not JSON, password=HIDDEN"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)  # fmt: skip
+def test_of_a_payload_only_secrets_are_hidden_and_it_stays_json(given: str, shown: str) -> None:
+    assert redact.payload(given) == shown.replace("HIDDEN", HIDDEN)
