@@ -198,5 +198,7 @@ async def test_an_outage_is_said_and_ends_by_itself(
         own_server.kill()
         answer = await client.get("/dead")
         assert (answer.status_code, "does not answer" in answer.text) == (503, True)
+        assert 'http-equiv="refresh"' in answer.text
+        assert (await client.get("/api/jobs")).json()["error"].startswith("Redis at ")
         own_server.start()
         assert (await client.get("/dead")).status_code == 200

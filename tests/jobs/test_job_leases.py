@@ -185,7 +185,7 @@ async def test_a_running_job_whose_lease_was_claimed_again_is_not_released_by_a_
             await asyncio.sleep(0.2)  # the answer has arrived
 
             async def look() -> list[object]:
-                await until(lambda: worker.prefetched._closed)
+                await until(lambda: worker.prefetched.closed)
                 await asyncio.sleep(0.2)
                 found = [await client.get(owner), [*held_by(worker)]]
                 go.set()

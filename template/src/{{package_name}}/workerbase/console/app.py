@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -79,8 +79,10 @@ async def outage(request: Request, error: Exception) -> Response:
     """Answer while Redis does not."""
     logger.warning("a page cannot be shown: %s: %s", type(error).__name__, error)
     dsn = site_of(request).settings.config.dsn
-    text = f"Redis at {dsn} does not answer: {error or 'no answer in time'}\n"
-    return PlainTextResponse(text, 503, {"Retry-After": "2"})
+    text = f"Redis at {dsn}: {error or 'no answer in time'}"
+    if "/api/" in request.scope["path"]:
+        return JSONResponse({"error": text}, 503)
+    return await site_of(request).page(request, "outage.html", status=503, sample=None, text=text)
 
 
 async def http_error(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """What the pages of one console share: settings, client, samples, and how a page is rendered."""
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -79,7 +80,7 @@ class Site:
 
     async def html(self, request: Request, template: str, **values: Any) -> str:
         """Render a page, or the part of it that is updated where ``layout`` says so."""
-        sample = values.pop("sample", None) or await self.sampler.current()
+        sample = values.pop("sample") if "sample" in values else await self.sampler.current()
         config = self.settings.config
         base: dict[str, Any] = {
             "layout": "base.html",
@@ -87,7 +88,7 @@ class Site:
             "here": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
             "pages": PAGES,
             "sample": sample,
-            "now": sample.at,
+            "now": sample.at if sample else time.time(),
             "worker": self.settings.package,
             "queue": config.queue_name,
             "redis": str(config.dsn),
