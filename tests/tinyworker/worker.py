@@ -15,7 +15,7 @@ from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, task
 from workerbase.console import History
 from workerbase.jobs import LeasedJobs
 from workerbase.process import heartbeat
-from workerbase.streams import Event, EventContext, EventRouter, Streams
+from workerbase.streams import Event, EventContext, EventRouter, Stream, Streams
 from workerbase.streams.consumer import Consumer
 from workerconfig import Config
 
@@ -24,7 +24,7 @@ BREAK = os.environ.get("TINY_BREAK", "")
 if BREAK == "import":
     import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
-router = EventRouter()
+router = EventRouter(Stream("orders", start="beginning", own=True))
 
 
 class Order(Event, type="order", stream="orders"):
