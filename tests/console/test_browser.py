@@ -185,7 +185,7 @@ def test_a_form_of_another_site_changes_nothing(
 
 
 def test_it_works_below_the_prefix_of_another_application(site: Site, browser: Browser) -> None:
-    config = Config(redis_dsn=SecretStr(site.project.server.dsn), consumer_group="shop")
+    config = Config(redis_dsn=SecretStr(site.project.server.dsn))
     console = make_console(settings_of(config), Access(allow_changes=True))
 
     @contextlib.asynccontextmanager

@@ -82,9 +82,13 @@ async def test_dead_letters_are_filtered_by_the_address(client: httpx.AsyncClien
     for query, count in (
         ("source=orders", 2), ("error=no+such", 1), ("type=bill", 1), ("reason=permanent", 0),
         ("newer=1h", 3), ("older=1h", 0),
+        ("where=order_id%3D1", 1), ("where=order_id!%3D1", 2), ("since=2020-01-01", 3),
+        ("since=2999-01-01T14:00", 0),
     ):  # fmt: skip
         shown = text_of((await client.get(f"/dead?{query}")).text)
         assert f"{count} of " in shown, query
+    for wrong_query in ("since=soon", "where=order_id"):
+        assert 'role="alert"' in (await client.get(f"/dead?{wrong_query}")).text
     wrong = await client.get("/dead?newer=soon")
     assert "is not a duration; write 30s" in text_of(wrong.text)
 

@@ -77,7 +77,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             callback=_conditions,
             metavar="FIELD=VALUE",
-            help="A field of the payload; customer.email=… and args.0=… lead into it.",
+            help="A field of the payload, also customer.email=… and args.0=…; != leaves it out.",
         ),
         click.option(
             "--id",

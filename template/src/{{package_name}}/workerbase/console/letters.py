@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import click
 
@@ -27,7 +28,7 @@ MAX_SHOWN = 50
 """Maximum number of dead letters that one page lists."""
 MAX_REPLAYS = 3
 """A dead letter that was replayed this often is left, as by ``dlq replay``."""
-TEXTS = ("type", "error", "reason", "newer", "older")
+TEXTS = ("type", "error", "reason", "newer", "older", "since", "where")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ class Query:
     reason: str = ""
     newer: str = ""
     older: str = ""
+    since: str = ""
+    """A time, in UTC unless it has an offset."""
+    where: str = ""
+    """Conditions ``field=value`` or ``field!=value``, with blanks between."""
     before: str = ""
     """Id behind which the list goes on."""
 
@@ -60,7 +65,7 @@ class Query:
         """Return what the inspector understands.
 
         Raises:
-            PayloadError: a duration cannot be read.
+            PayloadError: a duration, time or condition cannot be read.
         """
         return DeadLetterFilter(
             event_type=self.type,
@@ -68,6 +73,8 @@ class Query:
             reason=self.reason or None,
             newer_than=_seconds(self.newer),
             older_than=_seconds(self.older),
+            since=_moment(self.since),
+            where=tuple(map(_condition, self.where.split())),
         )
 
     def targets(self, redis: RedisClient, settings: ResolvedSettings) -> list[DeadLetterQueue]:
@@ -85,6 +92,25 @@ def _seconds(text: str) -> float | None:
         return DURATION.convert(text, None, None)
     except click.BadParameter as exc:
         raise PayloadError(exc.message) from exc
+
+
+def _moment(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as exc:
+        msg = f"{text!r} is not a time; write 2026-11-25 or 2026-11-25T14:00, in UTC"
+        raise PayloadError(msg) from exc
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        msg = f"{text!r} is not of the form field=value or field!=value, such as order_id=42"
+        raise PayloadError(msg)
+    return name, value
 
 
 @dataclass(slots=True)

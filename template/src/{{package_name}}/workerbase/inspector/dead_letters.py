@@ -151,7 +151,7 @@ class DeadLetterFilter:
     """Set aside at this Unix time, in seconds, or later; and before ``until``."""
     until: float | None = None
     where: tuple[tuple[str, str], ...] = ()
-    """Fields of the payload and the values that all of them must have (`matching.has_value`)."""
+    """Fields of the payload and the values that all of them must have (`matching.meets`)."""
     ids: frozenset[str] = frozenset()
     """Any of these ids, see `DeadLetterEntry.ids`."""
     entry_ids: tuple[EntryId, ...] = ()
@@ -169,7 +169,7 @@ class DeadLetterFilter:
             and (self.newer_than is None or age < self.newer_than)
             and (self.since is None or entry.added_at >= self.since)
             and (self.until is None or entry.added_at < self.until)
-            and all(matching.has_value(entry.payload, *condition) for condition in self.where)
+            and all(matching.meets(entry.payload, *condition) for condition in self.where)
         )
 
 

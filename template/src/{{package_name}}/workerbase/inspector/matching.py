@@ -26,6 +26,13 @@ def ids_of(entry_id: EntryId, payload: Payload) -> frozenset[str]:
     return frozenset(filter(None, ids))
 
 
+def meets(payload: Payload, path: str, text: str) -> bool:
+    """Whether a field of the payload has this value; with ``!`` behind its name, whether not."""
+    if path.endswith("!"):
+        return not has_value(payload, path[:-1], text)
+    return has_value(payload, path, text)
+
+
 def has_value(payload: Payload, path: str, text: str) -> bool:
     """Whether a field of the payload has this value.
 
