@@ -115,18 +115,18 @@ def test_files_of_an_existing_project_are_not_overwritten_unasked(
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    (project / "README.md").write_text("mine\n")
+    (project / "pyproject.toml").write_text("mine\n")
     (project / "app.py").write_text("mine, too\n")
 
     refused = try_tool("copier", "copy", "--defaults", clone, project)
 
     assert refused.returncode != 0
     assert "Consider using `--overwrite`" in refused.stdout
-    assert (project / "README.md").read_text() == "mine\n"
+    assert (project / "pyproject.toml").read_text() == "mine\n"
 
-    render(clone, project, "--skip=README.md", "--overwrite")
+    render(clone, project, "--skip=pyproject.toml", "--overwrite")
 
-    assert (project / "README.md").read_text() == "mine\n"
+    assert (project / "pyproject.toml").read_text() == "mine\n"
     assert (project / "app.py").read_text() == "mine, too\n"
     assert (project / "src" / "my_worker" / "workerbase" / "base.py").exists()
 

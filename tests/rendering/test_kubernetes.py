@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from pytest_copier.plugin import CopierFixture
 from rendering_support import KUBERNETES_ANSWERS, tool
 
@@ -18,7 +18,10 @@ Manifest: TypeAlias = dict[str, Any]
 KUBERNETES = ("1.31", "1.37")
 """The oldest version with all that the manifests use as stable, and the newest of the package."""
 
-CUSTOM = {model.__name__: model for model in (ScaledObject, TriggerAuthentication, ServiceMonitor)}
+CUSTOM = {
+    model.__name__: model
+    for model in (PrometheusRule, ScaledObject, ServiceMonitor, TriggerAuthentication)
+}
 """Kinds that KEDA and the Prometheus operator add, generated from their published schemas."""
 
 
@@ -231,7 +234,9 @@ def test_only_redis_dns_and_prometheus_are_let_through(projects: dict[str, Path]
         policy = one(built(projects[name]), "NetworkPolicy")["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert [rule["ports"][0]["port"] for rule in policy.get("ingress", [])] == ports
-        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 6379}
+        # DNS, Redis, and its Sentinels.
+        allowed = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+        assert allowed == {53, 6379, 26379}
         assert all(rule["to"] for rule in policy["egress"])
 
 
