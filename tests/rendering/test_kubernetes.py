@@ -87,7 +87,7 @@ def test_every_manifest_fits_its_published_schema(project: Path, folder: str) ->
         *("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget"),
         *("ScaledObject", "TriggerAuthentication"),
         *(["Job"] if "streams" in features else []),
-        *(["Service", "ServiceMonitor"] if "telemetry" in features else []),
+        *(["PrometheusRule", "Service", "ServiceMonitor"] if "telemetry" in features else []),
     }
 
 
