@@ -23,8 +23,7 @@ from rich.console import Console
 from workerbase.console.overview import Due, InFlight, Later, Overview, Worker
 from workerbase.console.watch import View, repeat, share, spark, step
 from workerbase.engine.sources import SourceStatus
-from workerbase.inspector.dead_letter_summary import DeadLetterSummary
-from workerbase.inspector.dead_letters import ErrorGroup
+from workerbase.inspector.dead_letters import DeadLetterSummary, ErrorGroup
 from workerbase.inspector.status import Status
 
 SIZES = [(80, 24), (160, 50)]

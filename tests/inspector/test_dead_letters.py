@@ -16,8 +16,12 @@ from workerbase.broker.entries import PAGE
 from workerbase.broker.job_record import FailedJob, JobSerializer
 from workerbase.engine import failure_record
 from workerbase.engine.retry_policy import Reason
-from workerbase.inspector.dead_letter_summary import summarize
-from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
+from workerbase.inspector.dead_letters import (
+    DeadLetterEntry,
+    DeadLetterFilter,
+    DeadLetterQueue,
+    summarize,
+)
 from workerbase.testing import Server
 from workerbase.types import EntryId, RedisClient
 

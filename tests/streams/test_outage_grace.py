@@ -19,10 +19,10 @@ from streamkit import (
     send,
 )
 from waiting import until
-from workerbase.leasing.outage_grace import OutageGrace
 from workerbase.leasing.terms import GRACE_SHARE
 from workerbase.process import probe
 from workerbase.streams.leases import StreamLeases
+from workerbase.streams.outage_grace import OutageGrace
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 

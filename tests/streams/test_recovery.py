@@ -27,11 +27,11 @@ from streamkit import (
 from waiting import until
 from workerbase.broker import keys
 from workerbase.leasing.held_leases import HeldLeases
-from workerbase.leasing.outage_grace import OutageGrace
 from workerbase.leasing.prefetch_queue import PrefetchQueue
 from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.entry import Delivery
 from workerbase.streams.leases import StreamLeases
+from workerbase.streams.outage_grace import OutageGrace
 from workerbase.streams.recovery import Recoverer
 from workerbase.streams.settlement import StreamSettlement
 from workerbase.streams.suspects import Expired

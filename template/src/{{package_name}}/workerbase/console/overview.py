@@ -17,7 +17,7 @@ from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 from ..broker import codec, keys
 from ..broker.keys import ATTEMPTS_TTL_MS
 from ..broker.pipeline import pipelined
-from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
+from ..inspector.dead_letters import DeadLetterSummary, summarize
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient

@@ -20,7 +20,6 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
-from ..leasing.outage_grace import OutageGrace
 from ..leasing.prefetch_queue import MAX_FETCHED, PrefetchQueue
 from ..leasing.renewer import LeaseRenewer, release
 from ..leasing.terms import IDLE_SHARE
@@ -34,6 +33,7 @@ from .groups import ensure_group
 from .handler_pool import HandlerPool
 from .janitor import Janitor
 from .leases import StreamLeases
+from .outage_grace import OutageGrace
 from .recovery import Recoverer
 from .router import EventRouter
 from .settlement import StreamSettlement

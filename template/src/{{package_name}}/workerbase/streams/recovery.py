@@ -9,7 +9,6 @@ from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group
 from ..engine.retry_policy import DeadLetter
 from ..errors import PoisonError
 from ..leasing.held_leases import HeldLeases
-from ..leasing.outage_grace import OutageGrace
 from ..leasing.prefetch_queue import PrefetchQueue
 from ..leasing.terms import SCAN_SHARE
 from ..process.service import WorkerContext
@@ -17,6 +16,7 @@ from ..types import EntryId
 from .config import StreamsConfig
 from .entry import Delivery, EntryHeader
 from .leases import StreamLeases
+from .outage_grace import OutageGrace
 from .settlement import StreamSettlement
 from .suspects import Expired, Note, startable
 

@@ -12,8 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..inspector.dead_letter_summary import DeadLetterSummary, summarize
-from ..inspector.dead_letters import ErrorGroup
+from ..inspector.dead_letters import DeadLetterSummary, ErrorGroup, summarize
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient

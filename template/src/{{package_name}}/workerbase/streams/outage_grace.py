@@ -2,7 +2,7 @@
 
 import time
 
-from .terms import GRACE_SHARE, SILENCE_SHARE
+from ..leasing.terms import GRACE_SHARE, SILENCE_SHARE
 
 
 class OutageGrace:
