@@ -86,7 +86,7 @@ def test_a_feature_that_a_project_does_not_have_is_not_missed(bare: Project) -> 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_that_a_project_has_is_watched(make: Make, feature: str) -> None:
-    everything = "features=[streams, devtools, leased_jobs, telemetry]"
+    everything = "features=[streams, devtools, console, leased_jobs, telemetry]"
     project = make(HEAD, everything)
     part = project.base / feature
     assert found(project) == []
@@ -131,7 +131,7 @@ def hook(project: Project) -> Done:
     """Run the entry of the local hook, with this Python instead of the one that uv finds."""
     config = yaml.safe_load((project.path / ".pre-commit-config.yaml").read_text())
     (local,) = [repo for repo in config["repos"] if repo["repo"] == "local"]
-    (base,) = local["hooks"]
+    (base,) = [one for one in local["hooks"] if "integrity.py" in one["entry"]]
     prefix = "uv run --no-project python "
     assert base["entry"].startswith(prefix)
     script = base["entry"].removeprefix(prefix)

@@ -9,10 +9,11 @@ from updates.conftest import Make, Project, run
 from updates.releases import HEAD, NEXT
 from updates.test_upgrade import is_own
 
-CORE = {"base", "dlq", "enqueue", "health", "run", "status"}
+CORE = {"base", "dlq", "enqueue", "find", "health", "jobs", "run", "schedule", "status"}
 COMMANDS = {
     "streams": {"publish", "groups"},
     "devtools": {"demo", "chaos"},
+    "console": {"console", "dev"},
     "leased_jobs": set[str](),
     "telemetry": set[str](),
     "kubernetes": set[str](),
@@ -21,7 +22,7 @@ FEATURES = tuple(COMMANDS)
 
 SETS = {name: (name,) for name in FEATURES} | {"all": FEATURES}
 
-SERVICES = {"streams", "leased_jobs", "telemetry"}
+SERVICES = {"console", "streams", "leased_jobs", "telemetry"}
 """Features that are services, and so need a line in worker.py."""
 
 
@@ -102,7 +103,7 @@ def test_features_are_switched_on_and_off_by_an_update(
     assert follow_the_documentation(project) == bool(SERVICES.intersection(features))
     project.check(processes=True)
     shown = project.command("status", "--help").stdout
-    assert ("--watch" in shown) is ("telemetry" in features)
+    assert ("--watch" in shown) is ("console" in features)
 
     for path in project.source.glob("*.py"):
         path.unlink()

@@ -72,7 +72,7 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-ADDED = {"_where"}
+ADDED = {"_group", "_where"}
 """Fields that are new since the newest golden payloads; older releases ignore them."""
 
 

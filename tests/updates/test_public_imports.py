@@ -11,7 +11,7 @@ from updates.releases import BASE, HEAD, ROOT, git, releases
 RELEASES = releases()
 LISTED = public_imports.read(public_imports.LIST.read_text("utf-8"))
 
-ALL = "features=[streams, devtools, leased_jobs, telemetry, kubernetes]"
+ALL = "features=[streams, devtools, console, leased_jobs, telemetry, kubernetes]"
 
 
 @pytest.fixture(scope="module")
