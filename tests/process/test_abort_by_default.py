@@ -69,13 +69,14 @@ async def handle(request: pytest.FixtureRequest, server: Server) -> AsyncIterato
 async def test_a_deferred_job_that_is_aborted_does_not_run(
     server: Server, config_for: ConfigFor, services: tuple[Any, ...], handle: Jobs
 ) -> None:
-    # arq's own handle moves the job first and then asks to abort it: a worker that polls in between
-    # runs it. With the default interval that is rare; with that of other tests it is not.
+    # arq's own handle moves the job first and then asks to abort it: a worker that looks in between
+    # runs it. So the worker polls at the default interval, and has looked at the new job before.
     config = config_for(server, poll_delay=1.0)
     async with ArqAdapter(config) as jobs, working(config, *services):
         for number in range(3):
             job = await jobs.enqueue(charge.job(str(number)), _defer_by=3600)
             assert job is not None
+            await asyncio.sleep(0.1)
             assert await handle(job, config).abort(timeout=10, poll_delay=0.02) is True
             assert await job.status() == JobStatus.complete
         other = jobs.job("nowhere")
