@@ -212,7 +212,7 @@ class QueueMachine(RuleBasedStateMachine):
         mine = self.in_reach_of(worker)
         assert sorted(lost) == sorted(set(job_ids) - set(mine))
         for job_id in set(job_ids) & set(mine):
-            del self.queues[worker].claims[job_id]
+            self.queues[worker].claims.pop(job_id, None)
             self.jobs[job_id] = Model("done", result=result is not None)
             if result is not None:
                 assert (self.raw.pttl("arq:result:" + job_id) > 0) == (keep != 0)
@@ -227,7 +227,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert released == (job_id in reach)
         if released:
             # A claim is settled once: asked again, the script repeats its answer.
-            del self.queues[worker].claims[job_id]
+            self.queues[worker].claims.pop(job_id, None)
             model.place, model.owner, model.crashed = "waits", "", False
             model.attempts -= uncounted
             assert not rewrite or self.raw.get("arq:job:" + job_id) == job
@@ -243,7 +243,7 @@ class QueueMachine(RuleBasedStateMachine):
         if job_id not in reach:
             assert dropped == -1
             return
-        del self.queues[worker].claims[job_id]
+        self.queues[worker].claims.pop(job_id, None)
         self.dead.append(job_id)
         assert dropped == max(0, len(self.dead) - bound)
         self.jobs[job_id] = Model("dead")
