@@ -66,7 +66,7 @@ def test_an_order_is_found_by_its_number(in_process: Any, project: Project) -> N
         ("stream", True),
         ("dead_letter", True),
     ]
-    text = in_process("find", "m-1").output
+    text = in_process("find", "m-1", env={"COLUMNS": "200"}).output
     assert "ValueError: [/red] no \\x1b[31mstock" in text
     nothing = in_process("find", "nowhere")
     assert (nothing.exit_code, "nothing has the id 'nowhere'" in nothing.output) == (1, True)
