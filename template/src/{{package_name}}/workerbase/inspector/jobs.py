@@ -151,14 +151,14 @@ class Jobs:
                 codec.encode(job_id),
                 result or b"",
                 keep_ms if result and keep_ms else "",
-                now if settings.allow_abort_jobs else "",
+                int(settings.allow_abort_jobs),
             ],
         )
         return cast("CancelResult", codec.decode(done))
 
     async def run_now(self, job_id: str) -> RunResult:
         """Make a scheduled job due."""
-        done = await _RUN_NOW(self._redis, [self._queue], [codec.encode(job_id), timestamp_ms()])
+        done = await _RUN_NOW(self._redis, [self._queue], [codec.encode(job_id)])
         return cast("RunResult", codec.decode(done))
 
     async def retry(self, job_id: str) -> RetryResult:
@@ -172,12 +172,11 @@ class Jobs:
             return "succeeded"
         if found.function == "?":
             return "unreadable"
-        now = timestamp_ms()
         job = serialize_job(
-            found.function, found.args, found.kwargs, None, now,
+            found.function, found.args, found.kwargs, None, timestamp_ms(),
             serializer=self._settings.job_serializer,
         )  # fmt: skip
-        args: list[RedisArg] = [codec.encode(job_id), job or b"", expires_extra_ms, now]
+        args: list[RedisArg] = [codec.encode(job_id), job or b"", expires_extra_ms]
         return cast("RetryResult", codec.decode(await _RETRY(self._redis, [self._queue], args)))
 
     async def _queued(self, state: JobState, limit: int) -> JobList:

@@ -144,7 +144,7 @@ class StreamSettlement:
             keys.deferred_types(stream, self.group),
         ]
         limit = self.worker.config.dlq_max_entries
-        args: list[RedisArg] = [delivery.entry_id, header.name, limit, 1]
+        args: list[RedisArg] = [delivery.entry_id, header.name, limit]
         args += codec.encode_fields(payload)
         while not (reply := await self._until_accepted(_DEFER, keys_, args)):
             logger.error("%s is full; reading waits until there is room", keys_[1])

@@ -9,21 +9,18 @@
 -- start is not declared and others read the stream.
 
 -- #include entry_ids
+-- #include info
 
 local stream, group, start, last_read = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 
 local others, last_id = {}, '0-0'
 if redis.call('EXISTS', stream) == 1 then
   for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local info = {}
-    for i = 1, #row, 2 do info[row[i]] = row[i + 1] end
-    if info['name'] == group then return 0 end
-    others[#others + 1] = info['name']
+    local name = info_of(row)['name']
+    if name == group then return 0 end
+    others[#others + 1] = name
   end
-  local info = redis.call('XINFO', 'STREAM', stream)
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last_id = info[i + 1] end
-  end
+  last_id = info_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
 end
 if last_read ~= '' then
   start = is_before(last_id, last_read) and '0' or last_read

@@ -7,18 +7,18 @@
 -- Returns 'removed', 'alive' if a consumer asked for entries since, and 'gone' if there is no such
 -- group.
 
+-- #include info
+
 local stream, group, min_silence_ms = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
 if redis.call('EXISTS', stream) == 0 then return 'gone' end
 local found = false
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  for i = 1, #row, 2 do found = found or (row[i] == 'name' and row[i + 1] == group) end
+  found = found or info_of(row)['name'] == group
 end
 if not found then return 'gone' end
 for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-  for i = 1, #row, 2 do
-    if row[i] == 'idle' and row[i + 1] < min_silence_ms then return 'alive' end
-  end
+  if info_of(row)['idle'] < min_silence_ms then return 'alive' end
 end
 redis.call('XGROUP', 'DESTROY', stream, group)
 return 'removed'

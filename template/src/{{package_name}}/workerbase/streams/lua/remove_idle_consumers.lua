@@ -7,12 +7,13 @@
 -- ARGV[3] idle time that a consumer must exceed, in ms
 -- Returns a list of the names of the consumers removed.
 
+-- #include info
+
 local stream, group, keep, min_idle_ms = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local removed = {}
 for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-  local info = {}
-  for i = 1, #row, 2 do info[row[i]] = row[i + 1] end
+  local info = info_of(row)
   if info['name'] ~= keep and info['pending'] == 0 and info['idle'] > min_idle_ms then
     redis.call('XGROUP', 'DELCONSUMER', stream, group, info['name'])
     removed[#removed + 1] = info['name']

@@ -9,13 +9,13 @@
 -- Returns a list of the ids that nobody owned, in the order of the arguments.
 
 -- #include entry_ids
+-- #include info
 
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local last_id = '0-0'
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = {}
-  for i = 1, #row, 2 do info[row[i]] = row[i + 1] end
+  local info = info_of(row)
   if info['name'] == group then last_id = info['last-delivered-id'] end
 end
 local restored = {}

@@ -8,14 +8,13 @@
 -- Returns the number of entries removed (0 if none, or if the stream has no group).
 
 -- #include entry_ids
+-- #include info
 
 local stream = KEYS[1]
 
 local first  -- the first entry that some group has not settled
-for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = {}
-  for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
-  local unsettled
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local info, unsettled = info_of(row), nil
   if info['pending'] > 0 then
     unsettled = redis.call('XPENDING', stream, info['name'])[2]
   else
