@@ -9,7 +9,6 @@ from workerbase.broker.dsn import RedisDsn
 from workerbase.broker.redis_errors import (
     OUTAGE_ERRORS,
     is_cross_slot,
-    is_existing_group,
     is_missing_group,
     is_missing_key,
 )
@@ -43,11 +42,6 @@ async def test_a_missing_stream_is_recognized(each_server: Server) -> None:
     assert is_missing_key(await refusal(each_server, ("XINFO", "STREAM", "s")))
 
 
-async def test_an_existing_group_is_recognized(each_server: Server) -> None:
-    create = ("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    assert is_existing_group(await refusal(each_server, create, create))
-
-
 def test_a_cluster_is_recognized() -> None:
     text = "CROSSSLOT Keys in request don't hash to the same slot"
     assert is_cross_slot(ResponseError(text))
@@ -68,7 +62,7 @@ def test_another_error_is_not_mistaken(name: str, error: Exception) -> None:
 
 def test_only_this_module_looks_at_texts_of_errors() -> None:
     assert set(PREDICATES) >= {
-        "is_cross_slot", "is_existing_group", "is_missing_group", "is_missing_key",
+        "is_cross_slot", "is_missing_group", "is_missing_key",
     }  # fmt: skip
     assert issubclass(ResponseError, OUTAGE_ERRORS)
     assert issubclass(ConnectionResetError, OUTAGE_ERRORS)

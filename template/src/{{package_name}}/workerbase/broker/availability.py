@@ -16,7 +16,7 @@ from redis.exceptions import (
 
 from ..monitor import Monitors
 from ..types import RedisClient
-from .redis_errors import OUTAGE_ERRORS, text_of
+from .redis_errors import OUTAGE_ERRORS, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class RedisAvailability:
     def record_failure(self, error: BaseException, doing: str) -> float:
         """Record that Redis failed while ``doing``; return how long to wait, in seconds."""
         now = self._clock()
-        self.problem = f"{type(error).__name__}: {text_of(error)}"
+        self.problem = f"{type(error).__name__}: {reason_of(error)}"
         if self._wrong:
             self.problem = f"{self.problem}; {self._wrong}"
         self._monitors.on_redis_failure(error)

@@ -10,7 +10,7 @@ key                                type    lifetime
 ``{stream}:suspects:{group}``      hash    one day: starts of entries whose workers died
 ``{stream}:deferred:{group}``      set     event types that have deferred messages
 ``{stream}:deferred:{group}:...``  stream  messages of one event type, until they are resumed
-``{stream}:dlq:oldest:{group}``    string  `POSITION_TTL_MS`: where a group's oldest entries begin
+``{stream}:dlq:oldest:{group}``    string  a week: before which entry a group has none
 ``{queue}``                        zset    job ids by due time, until their jobs end (arq)
 ``{queue}:dlq``                    stream  dead jobs, until replayed or purged; bounded
 ``{queue}:cron:{name}``            string  `TICK_TTL_MS`: the last tick that was enqueued
@@ -62,8 +62,6 @@ recognized without this key: requeueing removes it from the queue in the same at
 ATTEMPTS_TTL_MS = 88_400_000
 """How long arq remembers the attempts of a job, in milliseconds."""
 
-POSITION_TTL_MS = 7 * 86_400_000
-"""How long is remembered where a group's dead letters begin, in milliseconds."""
 ANSWER_TTL_MS = 60_000
 """How long an answer is remembered, in milliseconds: a request whose answer is lost is repeated."""
 

@@ -6,8 +6,8 @@ OUTAGE_ERRORS = (RedisError, OSError)
 """Errors of a Redis that is unavailable, loading, read-only or full; all of them pass."""
 
 
-def text_of(error: BaseException) -> str:
-    """Return the text of an error; a timeout has none."""
+def reason_of(error: BaseException) -> str:
+    """Return why Redis failed: the text of the error, which a timeout does not have."""
     return str(error) or "no answer in time"
 
 
@@ -23,11 +23,6 @@ def is_missing_group(error: BaseException) -> bool:
 def is_missing_key(error: BaseException) -> bool:
     """Whether the stream does not exist."""
     return _says(error, "no such key")
-
-
-def is_existing_group(error: BaseException) -> bool:
-    """Whether the consumer group to be created exists."""
-    return _says(error, "BUSYGROUP")
 
 
 def is_cross_slot(error: BaseException) -> bool:

@@ -78,9 +78,7 @@ def _config(workload: Workload, **values: object) -> WorkerConfig:
     kind = workload.config_type
     bases = (_Isolated,) if kind is WorkerConfig else (_Isolated, kind)
     config: type[WorkerConfig] = type("DemoConfig", bases, {})
-    # A demo of jobs has no settings of streams.
-    known = {name: value for name, value in values.items() if name in config.model_fields}
-    return config.model_validate(known)
+    return config.model_validate(values)
 
 
 async def _send_all(client: QueueClient, workload: Workload, total: int) -> dict[str, int]:
@@ -171,9 +169,7 @@ async def run_demo(console: Console, total: int, program: str) -> int:
             retry_backoff=0.5,
             retry_backoff_max=2.0,
             poll_delay=0.1,
-            consumer_group="demo",
-            # In the end only items are left that fail, which is not an outage to wait for.
-            breaker_threshold=1_000_000,
+            **workload.demo_settings,
         )
         settings = resolved_settings(settings_of([workload], MAX_ATTEMPTS, config))
         client = connect(config.dsn)

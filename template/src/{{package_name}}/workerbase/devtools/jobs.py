@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from arq.jobs import Job
@@ -33,6 +34,7 @@ class Jobs:
     kind: Kind = "job"
     source = keys.DEFAULT_QUEUE
     record = RECORD
+    demo_settings: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._leased = find("..jobs")

@@ -45,6 +45,8 @@ class Workload(Protocol):
     record: str
     """Hash of item number to the number of times it was done."""
     config_type: type[WorkerConfig]
+    demo_settings: Mapping[str, object]
+    """Settings of the demo's worker, beside those that every demo has."""
 
     @property
     def survives_kills(self) -> bool:

@@ -63,6 +63,15 @@ class OtherGroup:
         """Whether no worker of the group seems to live."""
         return self.silent_s is None or self.silent_s > MAX_SILENCE_S
 
+    def warning(self, stream: StreamName) -> str:
+        """Say that it keeps entries of ``stream`` although no worker of it seems to live."""
+        count = "" if self.unsettled is None else f"{self.unsettled:,} "
+        return (
+            f"the consumer group {self.name} of {stream} has no live worker and keeps {count}"
+            f"entries, the oldest for {self.oldest_s:,.0f} s; if it is retired, remove it: "
+            f"`groups rm {self.name}`"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:

@@ -39,9 +39,7 @@ class Status:
             if source.missing
         ]
         found += [
-            f"{source.name}: the consumer group {other.name} has no live worker and keeps "
-            f"{'' if other.unsettled is None else f'{other.unsettled:,} '}entries, the oldest for "
-            f"{other.oldest_s:,.0f} s; if it is retired, remove it: `groups rm {other.name}`"
+            other.warning(source.name)
             for source in self.sources
             for other in source.other_groups
             if other.is_silent

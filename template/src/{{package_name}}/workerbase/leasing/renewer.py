@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..broker.availability import RedisAvailability
-from ..broker.redis_errors import OUTAGE_ERRORS, text_of
+from ..broker.redis_errors import OUTAGE_ERRORS, reason_of
 from ..monitor import Kind, Monitors
 from .held_leases import HeldLeases, Lease
 from .prefetch_queue import PrefetchQueue
@@ -116,7 +116,7 @@ async def release(
                     "ends",
                     what,
                     source,
-                    text_of(exc),
+                    reason_of(exc),
                 )
         else:
             if count:

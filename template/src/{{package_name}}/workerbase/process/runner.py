@@ -6,7 +6,6 @@ heartbeat grows stale, and only SIGKILL helps.
 """
 
 import asyncio
-import contextlib
 import copy
 import logging
 import os
@@ -15,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -103,7 +102,7 @@ async def serve(
         )
         if settings.on_shutdown is not None:
             life.push_async_callback(_shut_down, settings.on_shutdown, ctx)
-        with contextlib.ExitStack() as starting:
+        with ExitStack() as starting:
             starting.enter_context(_killed_after_a_signal(CLOSE_TIMEOUT_S))
             if settings.on_startup is not None:
                 await _start_up(partial(settings.on_startup, ctx), stop)
@@ -191,7 +190,7 @@ def _killed_after_a_signal(seconds: float) -> Generator[None, None, None]:
     of_loop = signal.set_wakeup_fd(writing.fileno())
 
     def watch() -> None:
-        with contextlib.ExitStack() as armed, reading:
+        with ExitStack() as armed, reading:
             while signals := reading.recv(1):
                 if signals[0] in (signal.SIGINT, signal.SIGTERM):
                     armed.enter_context(_killed_after(seconds))
@@ -309,7 +308,7 @@ def _run_to_the_end(loop: asyncio.AbstractEventLoop, worker: asyncio.Task[None])
                 logger.critical("a task ended the event loop (%s); draining", what)
                 worker.cancel()
     if ended_by is not None:
-        with contextlib.suppress(BaseException):
+        with suppress(BaseException):
             worker.result()  # retrieved, or asyncio would report it
         raise ended_by
 

@@ -12,7 +12,7 @@ from ..cli.app import App, pass_app
 from ..cli.terminal import near, read_json
 from ..errors import InvalidEventError
 from ..types import RedisClient
-from .config import StreamsConfig
+from .config import group_of
 from .events import Event
 from .groups import ensure_group, groups_of, remove_group
 from .publish import publish as publish_events
@@ -83,10 +83,6 @@ def publish(app: App, event: str, data: str, count: int) -> None:
     click.echo(f"published {len(ids)} {event} to {message.stream}, last entry {ids[-1]}")
 
 
-def _group_of(app: App) -> str:
-    return app.config.consumer_group if isinstance(app.config, StreamsConfig) else ""
-
-
 @click.group(invoke_without_command=True)
 @click.pass_context
 def groups(context: click.Context) -> None:
@@ -103,7 +99,7 @@ def groups(context: click.Context) -> None:
 @pass_app
 def create(app: App) -> None:
     """Create the streams and their consumer group where missing."""
-    group = _group_of(app)
+    group = group_of(app.config)
     streams = {s: service.router for service in streams_of(app) for s in service.router.streams}
     if not streams:
         click.echo("the worker reads no streams")
@@ -111,12 +107,7 @@ def create(app: App) -> None:
 
     async def work(redis: QueueClient) -> list[bool]:
         return [
-            await ensure_group(
-                cast("RedisClient", redis),
-                stream,
-                group,
-                declared.start if (declared := router.declared(stream)) else None,
-            )
+            await ensure_group(cast("RedisClient", redis), stream, group, router.start_of(stream))
             for stream, router in streams.items()
         ]
 
@@ -133,7 +124,7 @@ def rm(app: App, group: str, yes: bool) -> None:
 
     What it has not settled is no longer kept for it. A group whose workers live is left alone.
     """
-    if group == _group_of(app):
+    if group == group_of(app.config):
         msg = f"{group} is the group of this worker"
         raise click.BadParameter(msg)
     found = app.with_redis(partial(_unsettled, app, group))

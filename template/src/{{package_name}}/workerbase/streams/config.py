@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from ..config import Seconds
+from ..config import Seconds, WorkerConfig
 from ..leasing.config import LeaseConfig
 
 
@@ -31,3 +31,8 @@ class StreamsConfig(LeaseConfig):
     def longest_run(self) -> float:
         """The longest timeout of one run, in seconds."""
         return max(self.job_timeout, self.handler_timeout)
+
+
+def group_of(config: WorkerConfig) -> str:
+    """Return the consumer group; empty if the configuration has no settings of streams."""
+    return config.consumer_group if isinstance(config, StreamsConfig) else ""

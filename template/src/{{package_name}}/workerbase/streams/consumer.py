@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, text_of
+from ..broker.redis_errors import OUTAGE_ERRORS, is_missing_group, reason_of
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
 from ..leasing.held_leases import HeldLeases
@@ -204,7 +204,7 @@ class Consumer:
                     await self._recoverer.take_back()
         except OUTAGE_ERRORS as exc:
             text = "could not acknowledge at the end: %s; they are handled again"
-            logger.warning(text, text_of(exc))
+            logger.warning(text, reason_of(exc))
             return
         # What ignored its cancellation still runs: its lease keeps others from it for a while.
         stuck = [slot.delivery.entry_id for slot in self._pool.slots if slot.delivery is not None]
@@ -216,7 +216,7 @@ class Consumer:
                 async with self._availability.parting():
                     await leases.remove_self()
             except OUTAGE_ERRORS as exc:
-                logger.warning("could not leave the group of %s: %s", leases.stream, text_of(exc))
+                logger.warning("could not leave the group of %s: %s", leases.stream, reason_of(exc))
 
     async def _release(self, keep: list[EntryId], as_counted: list[EntryId]) -> None:
         await release(
@@ -256,13 +256,12 @@ class Consumer:
             RegistrationError: nothing declares where a new group starts, and others have one.
         """
         for stream in self._router.streams:
-            declared = self._router.declared(stream)
             try:
                 await ensure_group(
                     self._redis,
                     stream,
                     self._config.consumer_group,
-                    declared.start if declared else None,
+                    self._router.start_of(stream),
                     last_read=self._last_read.get(stream, ""),
                 )
             except OUTAGE_ERRORS as exc:

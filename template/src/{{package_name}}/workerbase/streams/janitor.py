@@ -80,8 +80,7 @@ class Janitor:
                         self._availability.record_failure(exc, f"tidying {stream}")
 
     async def _tidy(self, stream: StreamName, *, trim: bool, unpark: bool, sweep: bool) -> None:
-        declared = self._router.declared(stream)
-        if trim and self._config.trim and declared is not None and declared.own:
+        if trim and self._config.trim and self._router.owns(stream):
             await self.trim(stream)
         if unpark:
             while await self.unpark(stream) == UNPARK_BATCH:
@@ -97,14 +96,7 @@ class Janitor:
         silent = {(stream, other.name) for other in others if other.is_silent}
         for other in others:
             if (stream, other.name) in silent - self._named:
-                logger.warning(
-                    "the consumer group %s of %s has no live worker and keeps entries, the oldest "
-                    "for %.0f s; if it is retired, remove it: `groups rm %s`",
-                    other.name,
-                    stream,
-                    other.oldest_s,
-                    other.name,
-                )
+                logger.warning("%s", other.warning(stream))
         self._named = {(s, name) for s, name in self._named if s != stream} | silent
 
     async def trim(self, stream: StreamName) -> int:

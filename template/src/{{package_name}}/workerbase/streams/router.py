@@ -19,7 +19,7 @@ from ..types import StreamName
 from .breaker import EventKey
 from .context import EventContext
 from .events import Event, check_named
-from .stream import Stream
+from .stream import Start, Stream
 
 E = TypeVar("E", bound=Event)
 
@@ -70,9 +70,15 @@ class EventRouter:
             msg = f"the stream {stream.name!r} is declared twice: {known} and {stream}"
             raise RegistrationError(msg)
 
-    def declared(self, stream: StreamName) -> Stream | None:
-        """Return what the project declares about a stream."""
-        return self._declared.get(stream)
+    def start_of(self, stream: StreamName) -> Start | None:
+        """Return where a new group starts; None if the project does not declare the stream."""
+        declared = self._declared.get(stream)
+        return declared.start if declared else None
+
+    def owns(self, stream: StreamName) -> bool:
+        """Whether the project declares the stream its own."""
+        declared = self._declared.get(stream)
+        return declared is not None and declared.own
 
     def on(self, model: type[E]) -> Callable[[Handler[E]], Handler[E]]:
         """Register the decorated function for ``model``; type checkers compare the two.

@@ -10,7 +10,7 @@ from ..engine.sources import SourceStatus, WorkSource
 from ..engine.vitals import Vitals
 from ..process.service import Service, WorkerContext
 from ..types import RedisClient
-from .config import StreamsConfig
+from .config import StreamsConfig, group_of
 from .consumer import BLOCK_MS, Consumer
 from .router import EventRouter
 from .status import stream_status
@@ -31,7 +31,7 @@ class Streams(Service):
 
     def sources(self, config: WorkerConfig) -> Sequence[WorkSource]:
         """Describe the streams that have handlers."""
-        group = config.consumer_group if isinstance(config, StreamsConfig) else ""
+        group = group_of(config)
         return [
             WorkSource(
                 stream,
@@ -89,5 +89,5 @@ class Streams(Service):
 
     async def status(self, redis: RedisClient, config: WorkerConfig) -> Sequence[SourceStatus]:
         """Report what waits in each stream."""
-        group = config.consumer_group if isinstance(config, StreamsConfig) else ""
+        group = group_of(config)
         return [await stream_status(redis, stream, group) for stream in self.router.streams]

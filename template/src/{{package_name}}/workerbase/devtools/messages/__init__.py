@@ -1,6 +1,7 @@
 """The workload of messages: a part of demo and chaos for projects that have streams."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from arq.jobs import Job
@@ -48,6 +49,10 @@ class Messages:
     source = STREAM
     record = RECORD
     config_type: type[WorkerConfig] = StreamsConfig
+    demo_settings: Mapping[str, object] = MappingProxyType(
+        # In the end only items are left that fail, which is not an outage to wait for.
+        {"consumer_group": GROUP, "breaker_threshold": 1_000_000}
+    )
 
     @property
     def survives_kills(self) -> bool:
