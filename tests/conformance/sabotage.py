@@ -45,7 +45,7 @@ class Sabotage:
 
 
 ALL = (
-    Sabotage("claiming", "intake.py", "min(limit, MAX_JOBS)", "MAX_JOBS"),
+    Sabotage("claiming", "intake.py", "min(limit, MAX_FETCHED)", "MAX_FETCHED"),
     Sabotage("running", "executor.py", "if enqueued_attempt > attempt.number:", "if False:"),
     Sabotage("settling", "settlement.py", "settings.keep_result_forever\n", "False\n"),
 )

@@ -113,7 +113,7 @@ def test_it_uses_the_redis_that_is_configured(project: Project) -> None:
     project.save(1)
     (project.folder / ".env").write_text("WORKER_REDIS_DSN=redis://127.0.0.1:1/3\n")
     dev = project.start()
-    until(lambda: "Redis is at 127.0.0.1:1/3" in dev.output, "a start")
+    until(lambda: "with Redis at 127.0.0.1:1/3" in dev.output, "a start")
     assert "export" not in dev.output
     assert not (project.folder / ".dev" / "redis").exists()
 

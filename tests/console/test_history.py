@@ -72,6 +72,27 @@ async def test_a_worker_counts_what_it_did_and_takes_its_leave(
     assert await redis.hgetall(keys.workers(QUEUE)) == {}
 
 
+async def test_a_lost_cancellation_does_not_keep_a_worker_from_its_end(
+    settings: ResolvedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushing, stop, flush = asyncio.Event(), asyncio.Event(), Recorder.flush
+
+    async def slow(*args: Any) -> None:
+        try:
+            await flush(*args)
+            if not stop.is_set():
+                flushing.set()
+                await asyncio.sleep(3600)
+        except asyncio.CancelledError:  # as `asyncio.wait_for` of Python 3.11 loses it
+            pass
+
+    monkeypatch.setattr(Recorder, "flush", slow)
+    running = asyncio.create_task(serve(settings, stop))
+    await flushing.wait()
+    stop.set()
+    await running
+
+
 async def test_of_each_span_one_worker_samples_the_queues(
     settings: ResolvedSettings, redis: QueueClient
 ) -> None:

@@ -75,7 +75,12 @@ async def test_a_selection_is_previewed_and_then_purged(
     caplog.set_level("INFO", "workerbase.console")
     ids = await fill(redis, 5)
     async with browsing(settings_of(config)) as client:
-        form = {"source": "", "id": ids[1:3], "only": "selected", "action": "purge", "preview": "1"}
+        form = {
+            "id": [f"orders/{i}" for i in ids[1:3]],
+            "only": "selected",
+            "action": "purge",
+            "preview": "1",
+        }
         preview = await result_of(client, await client.post("/operations", data=form))
         assert "Would be purged 2" in text_of(preview.text)
         assert "Delete 2 for good" in preview.text
@@ -104,6 +109,29 @@ async def test_all_that_match_are_replayed_and_no_other(config: Config, redis: Q
     assert (await redis.xlen("orders"), await redis.xlen("orders:dlq")) == (115, 115)
 
 
+async def test_all_that_match_are_meant_whatever_is_selected(
+    config: Config, redis: QueueClient
+) -> None:
+    first, *_ = await fill(redis, 4)
+    form = {"error": "KeyError", "id": f"orders/{first}", "only": "all", "action": "purge"}
+    async with browsing(settings_of(config)) as client:
+        ended = await result_of(client, await client.post("/operations", data=form))
+    assert "Purged 2" in text_of(ended.text)
+
+
+async def test_what_another_group_set_aside_is_not_changed(
+    config: Config, redis: QueueClient
+) -> None:
+    for group in (config.consumer_group, "billing"):
+        await redis.xadd("orders:dlq", {"type": "order.placed", "data": "{}", "_group": group})
+    async with browsing(settings_of(config)) as client:
+        listed = (await client.get("/api/dead")).json()
+        assert [letter["group"] for letter in listed["letters"]] == [config.consumer_group]
+        ended = await result_of(client, await client.post("/operations", data={"action": "purge"}))
+    assert "Purged 1" in text_of(ended.text)
+    assert await redis.xlen("orders:dlq") == 1
+
+
 async def test_what_is_refused_is_counted_and_stays(config: Config, redis: QueueClient) -> None:
     await redis.xadd("orders:dlq", {"type": "order.placed", "data": "{}", "_replays": "3"})
     await redis.xadd("arq:queue:dlq", {"type": "bill", "data": "{}"})
@@ -125,6 +153,7 @@ async def test_what_is_refused_is_counted_and_stays(config: Config, redis: Queue
     [
         ({"action": "drop"}, "is not replay or purge"),
         ({"action": "purge", "only": "selected"}, "No dead letter is selected."),
+        ({"action": "purge", "id": "1-1"}, "does not say of which source it is"),
         ({"action": "purge", "newer": "soon"}, "is not a duration"),
     ],
 )

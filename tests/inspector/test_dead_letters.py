@@ -125,7 +125,7 @@ async def test_an_error_id_and_an_entry_id_select_too(client: RedisClient) -> No
     first, second = await add(client), await add(client, KeyError("x"))
     queue = queue_of(client)
     for wanted in (
-        DeadLetterFilter(entry_ids=(EntryId(second), EntryId("9-9"), EntryId(first))),
+        DeadLetterFilter(entries=tuple((queue.name, EntryId(i)) for i in (second, "9-9", first))),
         DeadLetterFilter(ids=frozenset({first, second})),
     ):
         assert [e.entry_id for e in await entries_of(queue, wanted)] == [first, second]

@@ -20,7 +20,9 @@ def queues(redis: RedisClient) -> list[DeadLetterQueue]:
     return [DeadLetterQueue.of_source(redis, name) for name in ("orders", "mail")]
 
 
-async def add_message(redis: RedisClient, message_id: str = "m1", **data: object) -> str:
+async def add_message(
+    redis: RedisClient, message_id: str = "m1", at: str = "*", **data: object
+) -> str:
     """Add a message that failed as the entries 1-0, 2-0 and 3-0."""
     payload = {
         "type": "placed",
@@ -34,15 +36,15 @@ async def add_message(redis: RedisClient, message_id: str = "m1", **data: object
         payload = failure_record.back_to_work(failure_record.add_failure(payload, failure))
     failure = failure_record.describe_failure(ValueError("no"), "orders", "3-0")
     fields = failure_record.dead_letter(payload, failure, "retries", 3)
-    added = await redis.execute_command("XADD", "orders:dlq", "*", *codec.encode_fields(fields))
+    added = await redis.execute_command("XADD", "orders:dlq", at, *codec.encode_fields(fields))
     return str(codec.decode(added))
 
 
-async def add_job(redis: RedisClient, *args: object, **kwargs: object) -> None:
+async def add_job(redis: RedisClient, *args: object, at: str = "*", **kwargs: object) -> None:
     job = {"t": None, "f": "send", "a": args, "k": kwargs, "et": 1_000, "tp": f"00-{TRACE}-x-01"}
     failed = FailedJob("j1", "send", args, kwargs, 5, codec.dumps(job))
     fields = failed.dead_letter(ValueError("no"), "retries", SERIALIZER, queue="mail", worker="me")
-    await redis.execute_command("XADD", "mail:dlq", "*", *codec.encode_fields(fields))
+    await redis.execute_command("XADD", "mail:dlq", at, *codec.encode_fields(fields))
 
 
 async def found(redis: RedisClient, **criteria: object) -> list[str]:
@@ -75,13 +77,20 @@ async def test_the_id_and_the_trace_of_a_job_find_it(client: RedisClient) -> Non
     assert await found(client, ids=frozenset({"m1", "j1"})) == ["m1", "j1"]
 
 
+async def test_an_entry_of_another_queue_with_the_same_id_is_not_meant(client: RedisClient) -> None:
+    await add_message(client, at="7-0")
+    await add_job(client, at="7-0")
+    assert await found(client, ids=frozenset({"j1"})) == ["j1"]
+    assert await found(client, ids=frozenset({"7-0"})) == ["m1", "j1"]
+
+
 async def test_an_entry_is_read_directly_by_its_id(client: RedisClient) -> None:
     entry_id = await add_message(client)
     await add_message(client, "m2")
     read: list[int] = []
     wanted = DeadLetterFilter(ids=frozenset({entry_id}))
     resolved, _ = await resolve(queues(client), wanted, on_page=read.append)
-    assert resolved == DeadLetterFilter(entry_ids=(EntryId(entry_id),))
+    assert resolved == DeadLetterFilter(entries=(("orders:dlq", EntryId(entry_id)),))
     (orders, _) = queues(client)
     assert [e.entry_id async for e in orders.scan(resolved, on_page=read.append)] == [entry_id]
     assert read == [1]

@@ -22,6 +22,7 @@ from ..inspector.dead_letters import (
     DeadLetterFilter,
     DeadLetterQueue,
     ErrorGroup,
+    queues_of,
 )
 from ..inspector.lookup import Unknown, resolve
 from ..types import RedisClient
@@ -112,15 +113,19 @@ async def targets_of(
         click.BadParameter: the worker does not know the source, and nothing of it is set aside.
     """
     suffix = keys.PARKED_SUFFIX if parked else keys.DLQ_SUFFIX
-    known = {s.name: s.group for s in app.settings().sources() if s.parks or not parked}
-    names = [source.removesuffix(suffix)] if source else list(known)
-    make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
-    groups = {} if group == "*" else known if group is None else dict.fromkeys(names, group)
-    targets = [make(cast("RedisClient", redis), name, groups.get(name, "")) for name in names]
+    sources, name = app.settings().sources(), (source or "").removesuffix(suffix)
+    targets = queues_of(
+        cast("RedisClient", redis),
+        sources,
+        source=name,
+        parked=parked,
+        group="" if group == "*" else group,
+    )
+    known = [one.name for one in sources if one.parks or not parked]
     # A stream that this worker no longer reads may still have dead letters.
-    if source and names[0] not in known and not await targets[0].size():
+    if name and name not in known and not await targets[0].size():
         msg = f"{source!r} is not a stream or queue of this worker and has nothing set aside; "
-        raise click.BadParameter(msg + near(names[0], known), param_hint="--stream")
+        raise click.BadParameter(msg + near(name, known), param_hint="--stream")
     return targets
 
 

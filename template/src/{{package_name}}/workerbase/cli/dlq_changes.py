@@ -11,14 +11,12 @@ import click
 
 from ..broker.enqueue import QueueClient
 from ..broker.entries import Order
-from ..engine.sources import WorkSource
-from ..inspector.dead_letters import EVERYTHING, DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
+from ..inspector import changes
+from ..inspector.changes import Change
+from ..inspector.dead_letters import EVERYTHING, DeadLetterFilter
 from .app import App, pass_app
 from .dlq import filters, newest_first, progress_bar, resolved, targets_of
 from .terminal import print_json
-
-Change = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
-"""Makes one change, or with True only returns what it would result in."""
 
 _LEFT = {
     "gone": "were gone already",
@@ -29,7 +27,7 @@ _LEFT = {
 }
 
 
-def changes(command: Callable[..., Any]) -> Callable[..., Any]:
+def changing(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that change something."""
     options = (
         click.option("--dry-run", is_flag=True, help="Only show what would be done."),
@@ -46,7 +44,7 @@ def changes(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@changes
+@changing
 @click.option(
     "--max-replays",
     default=3,
@@ -61,19 +59,7 @@ def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
     It can be interrupted and started again at any time: each message is moved in one step. If
     no filter is given, it asks for confirmation; without a terminal it requires --yes.
     """
-    settings = app.settings()
-    loads, sources = settings.job_deserializer, {s.name: s for s in settings.sources()}
-
-    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
-        source = sources.get(target.source, WorkSource(target.source, "stream"))
-        if source.kind == "queue" and not entry.is_job:
-            return "unreadable"  # as a message it would make a stream where the queue belongs
-        if refusal := target.replay_refusal(entry, max_replays, loads):
-            return refusal
-        if (options["parked"] or entry.is_job) and not source.knows(entry.event_type):
-            return "unknown"  # it would only be set aside again
-        return "replayed" if dry_run else await target.replay(entry, max_replays, loads)
-
+    change = changes.replay_of(app.settings(), max_replays)
     if not yes and _filter(options) == EVERYTHING and not options["dry_run"]:
         if not sys.stdin.isatty():
             msg = "without a filter this replays everything: add --yes, or say which (--error, …)"
@@ -83,17 +69,13 @@ def replay(app: App, /, max_replays: int, yes: bool, **options: Any) -> None:
 
 
 @click.command()
-@changes
+@changing
 @pass_app
 def purge(app: App, /, yes: bool, **options: Any) -> None:
     """Delete dead letters for good."""
-
-    async def change(target: DeadLetterQueue, entry: DeadLetterEntry, dry_run: bool) -> str:
-        return "purged" if dry_run or await target.purge(entry) else "gone"
-
     if not yes:
-        _ask(app, "Delete {:,} messages for good?", "purged", change, options)
-    _apply(app, "purged", change, options)
+        _ask(app, "Delete {:,} messages for good?", "purged", changes.purge, options)
+    _apply(app, "purged", changes.purge, options)
 
 
 def _ask(app: App, question: str, verb: str, change: Change, options: dict[str, Any]) -> None:

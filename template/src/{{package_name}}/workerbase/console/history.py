@@ -21,6 +21,7 @@ from ..broker import codec, keys
 from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..config import WorkerConfig
+from ..engine.supervisor import cancel
 from ..inspector.status import snapshot
 from ..monitor import Monitor, Outcome, Work
 from ..process.requeue import REQUEUE_TASK
@@ -131,8 +132,7 @@ class Recorder(Monitor):
         try:
             yield
         finally:
-            writing.cancel()
-            await asyncio.wait({writing})
+            await cancel({writing})
             try:
                 await self.flush(redis, settings)
                 gone = ("HDEL", keys.workers(settings.config.queue_name), self.name)

@@ -1,26 +1,27 @@
 """Which dead letters an address or a form means, and what may be done with them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import click
 
 from ..broker import keys
-from ..broker.entries import pages
 from ..cli.terminal import DURATION
-from ..engine.sources import WorkSource
 from ..errors import PayloadError
+from ..inspector import changes
+from ..inspector.changes import Change
 from ..inspector.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
     DeadLetterQueue,
     ErrorGroup,
+    queues_of,
 )
 from ..process.service import ResolvedSettings
-from ..types import EntryId, RedisClient
-from .operations import Action, Change
+from ..types import EntryId, RedisClient, StreamName
+from .operations import Action
 
 MAX_EXAMINED = 2_000
 """Maximum number of dead letters of a queue that one page reads, the newest."""
@@ -77,12 +78,27 @@ class Query:
             where=tuple(map(_condition, self.where.split())),
         )
 
+    def selected(self, ids: Iterable[str]) -> DeadLetterFilter:
+        """Return the filter that selects entries which are given as ``source/id``.
+
+        The source may be left out where the query names it.
+
+        Raises:
+            PayloadError: an id without source, which several queues may have.
+        """
+        entries: list[tuple[StreamName, EntryId]] = []
+        for text in ids:
+            source, _, entry_id = text.rpartition("/")
+            if not (source or self.source):
+                msg = f"{text!r} does not say of which source it is: write source/{text}"
+                raise PayloadError(msg)
+            queue = (keys.parked if self.parked else keys.dlq)(source or self.source)
+            entries.append((queue, EntryId(entry_id)))
+        return DeadLetterFilter(entries=tuple(entries))
+
     def targets(self, redis: RedisClient, settings: ResolvedSettings) -> list[DeadLetterQueue]:
         """Return the queues that are meant."""
-        known = {s.name: s.group for s in settings.sources() if s.parks or not self.parked}
-        make = DeadLetterQueue.parked if self.parked else DeadLetterQueue.of_source
-        names = [self.source] if self.source else known
-        return [make(redis, name, known.get(name, "")) for name in names]
+        return queues_of(redis, settings.sources(), source=self.source, parked=self.parked)
 
 
 def _seconds(text: str) -> float | None:
@@ -144,20 +160,20 @@ async def find(redis: RedisClient, settings: ResolvedSettings, query: Query) -> 
         found.total += await target.size()
         end = f"({query.before}" if query.before and len(targets) == 1 else "+"
         listed = 0
-        limit, entry = MAX_EXAMINED, None
-        async for page in pages(redis, target.name, end=end, limit=limit, order="newest"):
-            for entry_id, payload in page:
-                entry = DeadLetterEntry(entry_id, payload)
-                found.examined += 1
-                if not wanted.matches(entry, now):
-                    continue
-                found.matching += 1
-                _add(groups, target.source, entry)
-                if listed < MAX_SHOWN:
-                    found.entries.append((target.source, entry))
-                    listed += 1
-                    if listed == MAX_SHOWN and len(targets) == 1:
-                        found.more = entry.entry_id
+        async for entry in target.newest_entries(MAX_EXAMINED, end=end):
+            found.examined += 1
+            if not wanted.matches(entry, now):
+                continue
+            found.matching += 1
+            key = target.source, entry.fingerprint
+            if key not in groups:
+                groups[key] = ErrorGroup.for_error_of(entry)
+            groups[key].add(entry)
+            if listed < MAX_SHOWN:
+                found.entries.append((target.source, entry))
+                listed += 1
+                if listed == MAX_SHOWN and len(targets) == 1:
+                    found.more = entry.entry_id
     found.groups = [(source, group) for (source, _), group in groups.items()]
     found.groups.sort(key=lambda item: -item[1].count)
     found.entries.sort(key=lambda item: -item[1].added_at)
@@ -165,43 +181,16 @@ async def find(redis: RedisClient, settings: ResolvedSettings, query: Query) -> 
     return found
 
 
-def _add(groups: dict[tuple[str, str], ErrorGroup], source: str, entry: DeadLetterEntry) -> None:
-    key, at = entry.fingerprint, entry.added_at
-    group = groups.get((source, key))
-    if group is None:
-        reason = entry.payload.get("_reason", "")
-        group = ErrorGroup(key, entry.event_type, reason, entry.error, oldest=at, newest=at)
-        groups[source, key] = group
-    group.count += 1
-    group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
-
-
 async def one(
     redis: RedisClient, source: str, entry_id: str, *, parked: bool
 ) -> tuple[DeadLetterQueue, DeadLetterEntry] | None:
     """Return one dead letter and its queue; None if it is gone."""
-    make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
-    queue = make(redis, source)
-    async for entry in queue.scan(DeadLetterFilter(entry_ids=(EntryId(entry_id),))):
+    (queue,) = queues_of(redis, (), source=source, parked=parked)
+    async for entry in queue.scan(DeadLetterFilter(entries=((queue.name, EntryId(entry_id)),))):
         return queue, entry
     return None
 
 
 def change_of(settings: ResolvedSettings, action: Action) -> Change:
-    """Return the function that changes one dead letter, by the rules of ``dlq``."""
-    loads, sources = settings.job_deserializer, {s.name: s for s in settings.sources()}
-
-    async def purge(target: DeadLetterQueue, entry: DeadLetterEntry, preview: bool) -> str:
-        return "purged" if preview or await target.purge(entry) else "gone"
-
-    async def replay(target: DeadLetterQueue, entry: DeadLetterEntry, preview: bool) -> str:
-        source = sources.get(target.source, WorkSource(target.source, "stream"))
-        if source.kind == "queue" and not entry.is_job:
-            return "unreadable"  # as a message it would make a stream where the queue belongs
-        if target.name.endswith(keys.PARKED_SUFFIX) and not source.knows(entry.event_type):
-            return "unknown"  # it would only be parked again
-        if preview:
-            return target.replay_refusal(entry, MAX_REPLAYS, loads) or "replayed"
-        return await target.replay(entry, MAX_REPLAYS, loads)
-
-    return purge if action == "purge" else replay
+    """Return the function that changes one dead letter."""
+    return changes.purge if action == "purge" else changes.replay_of(settings, MAX_REPLAYS)

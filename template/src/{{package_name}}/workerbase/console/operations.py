@@ -3,19 +3,18 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 from uuid import uuid4
 
 from ..broker.redis_errors import OUTAGE_ERRORS
+from ..engine.supervisor import cancel
 from ..errors import WorkerError
+from ..inspector.changes import Change
 from ..inspector.dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
-from ..types import EntryId
 
 Action: TypeAlias = Literal["replay", "purge"]
-Change: TypeAlias = Callable[[DeadLetterQueue, DeadLetterEntry, bool], Awaitable[str]]
-"""Makes one change, or with True only returns what it would result in."""
 
 MAX_RUNNING = 4
 """Maximum number of operations that run at a time."""
@@ -36,8 +35,6 @@ class Operation:
     action: Action
     targets: Sequence[DeadLetterQueue]
     wanted: DeadLetterFilter
-    only: frozenset[str]
-    """Ids of a selection; empty for all that match."""
     change: Change
     preview: bool
     user: str
@@ -64,38 +61,27 @@ class Operation:
         """Change all that match and were there at the start."""
         try:
             sizes = [await target.size() for target in self.targets]
-            self.total = len(self.only) or sum(sizes)
+            self.total = len(self.wanted.entries) or sum(sizes)
             for target in self.targets:
-                await (self._selected(target) if self.only else self._all(target))
+                await self._change(target)
         except OUTAGE_ERRORS as exc:
             self.problem = f"Redis does not answer: {exc}"
         finally:
             self.ended = time.time()
 
-    async def _all(self, target: DeadLetterQueue) -> None:
+    async def _change(self, target: DeadLetterQueue) -> None:
         # What arrives meanwhile is left: a message that fails again at once would otherwise be
         # replayed without end.
         newest = await target.newest()
-        before = self.examined
 
         def on_page(count: int) -> None:
             self.examined += count
 
         async for entry in target.scan(self.wanted, until=newest, on_page=on_page):
-            await self._one(target, entry)
-        self.examined = max(self.examined, before)
-
-    async def _selected(self, target: DeadLetterQueue) -> None:
-        for entry_id in sorted(self.only):
-            async for entry in target.scan(DeadLetterFilter(entry_ids=(EntryId(entry_id),))):
-                await self._one(target, entry)
-            self.examined += 1
-
-    async def _one(self, target: DeadLetterQueue, entry: DeadLetterEntry) -> None:
-        result = await self.change(target, entry, self.preview)
-        self.results[result] += 1
-        if result == self.verb and len(self.examples) < MAX_EXAMPLES:
-            self.examples.append((target.source, entry))
+            result = await self.change(target, entry, self.preview)
+            self.results[result] += 1
+            if result == self.verb and len(self.examples) < MAX_EXAMPLES:
+                self.examples.append((target.source, entry))
 
 
 class Operations:
@@ -129,7 +115,4 @@ class Operations:
 
     async def close(self) -> None:
         """Stop what runs; entries that were changed stay changed."""
-        for task in (tasks := set(self._tasks)):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel(self._tasks)

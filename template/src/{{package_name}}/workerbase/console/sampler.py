@@ -135,7 +135,7 @@ class Sampler:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while self.followers:
             sample: Sample | None = None
             with contextlib.suppress(*OUTAGE_ERRORS):
                 sample = await self.current()

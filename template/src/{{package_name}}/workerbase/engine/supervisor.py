@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 
 from ..errors import WorkerError
 
@@ -59,14 +59,23 @@ class TaskSupervisor:
 
     async def cancel(self) -> None:
         """Cancel all tasks, and wait until they end or ignore `MAX_CANCELLATIONS` requests."""
-        waiting = set(self._tasks)
-        for _ in range(MAX_CANCELLATIONS):  # what a task awaits may swallow one cancellation
-            if not waiting:
-                break
-            for task in waiting:
-                task.cancel()
-            done, waiting = await asyncio.wait(waiting, timeout=1.0)
-            await asyncio.gather(*done, return_exceptions=True)
-        for task in waiting:
-            logger.error("task %s ignored cancellation; continuing without it", task.get_name())
+        await cancel(self._tasks)
         self._tasks.clear()
+
+
+async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and wait until they end or ignore `MAX_CANCELLATIONS` requests.
+
+    What a task awaits may swallow one cancellation: ``asyncio.wait_for`` of Python 3.11 does if the
+    answer has just come, and redis-py sends each command through it.
+    """
+    waiting = set(tasks)
+    for _ in range(MAX_CANCELLATIONS):
+        if not waiting:
+            return
+        for task in waiting:
+            task.cancel()
+        done, waiting = await asyncio.wait(waiting, timeout=1.0)
+        await asyncio.gather(*done, return_exceptions=True)
+    for task in waiting:
+        logger.error("task %s ignored cancellation; continuing without it", task.get_name())

@@ -8,7 +8,7 @@ from typing import cast
 from ..broker import codec
 from ..engine import failure_record, redact
 from ..engine.failure_record import DATA, ID, TYPE
-from ..types import EntryId, Payload
+from ..types import EntryId, Payload, StreamName
 from . import matching
 
 
@@ -137,8 +137,9 @@ class DeadLetterFilter:
     """Fields of the payload and the values that all of them must have (`matching.meets`)."""
     ids: frozenset[str] = frozenset()
     """Any of these ids, see `DeadLetterEntry.ids`."""
-    entry_ids: tuple[EntryId, ...] = ()
-    """Only these entries, which are read directly; `lookup.resolve` finds them by ``ids``."""
+    entries: tuple[tuple[StreamName, EntryId], ...] = ()
+    """Only these entries of these queues, which are read directly; entries of two queues can have
+    the same id. `lookup.resolve` finds them by ``ids``."""
 
     def matches(self, entry: DeadLetterEntry, now: float) -> bool:
         """Whether ``entry`` is selected; ``now`` is Unix time."""

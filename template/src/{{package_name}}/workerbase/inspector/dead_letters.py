@@ -17,6 +17,7 @@ from ..broker.entries import Order, Page, pages, position
 from ..broker.queue_scripts import move_entry, replay_job
 from ..engine import failure_record
 from ..engine.failure_record import ID
+from ..engine.sources import WorkSource
 from ..types import RedisClient, StreamName
 from .dead_letter import EVERYTHING, DeadLetterEntry, DeadLetterFilter
 
@@ -27,6 +28,7 @@ __all__ = [
     "DeadLetterQueue",
     "DeadLetterSummary",
     "ErrorGroup",
+    "queues_of",
     "summarize",
 ]
 
@@ -54,6 +56,20 @@ class ErrorGroup:
     where: str = ""
     """Module and function of the project in which they were raised; empty if none took part."""
 
+    @classmethod
+    def for_error_of(cls, entry: DeadLetterEntry) -> "ErrorGroup":
+        """Return a group of the entry's error that has no entries yet."""
+        at, reason = entry.added_at, entry.payload.get(failure_record.REASON, "")
+        return cls(entry.fingerprint, entry.event_type, reason, entry.error, 0, at, at, entry.where)
+
+    def add(self, entry: DeadLetterEntry) -> None:
+        """Count an entry."""
+        at, reason = entry.added_at, entry.payload.get(failure_record.REASON, "")
+        self.event_type = _with(self.event_type, entry.event_type)
+        self.reason = _with(self.reason, reason)
+        self.count += 1
+        self.oldest, self.newest = min(self.oldest, at), max(self.newest, at)
+
     def as_dict(self) -> dict[str, object]:
         """Return the fields, for ``--json``."""
         return asdict(self)
@@ -63,17 +79,9 @@ async def _grouped(entries: AsyncIterator[DeadLetterEntry]) -> list[ErrorGroup]:
     """Count entries by error, in whatever order they come; the most frequent error is first."""
     groups: dict[str, ErrorGroup] = {}
     async for entry in entries:
-        key, at = entry.fingerprint, entry.added_at
-        reason = entry.payload.get(failure_record.REASON, "")
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = ErrorGroup(
-                key, entry.event_type, reason, entry.error, 0, at, at, entry.where
-            )
-        group.event_type = _with(group.event_type, entry.event_type)
-        group.reason = _with(group.reason, reason)
-        group.count += 1
-        group.oldest, group.newest = min(group.oldest, at), max(group.newest, at)
+        if entry.fingerprint not in groups:
+            groups[entry.fingerprint] = ErrorGroup.for_error_of(entry)
+        groups[entry.fingerprint].add(entry)
     return sorted(groups.values(), key=lambda group: -group.count)
 
 
@@ -165,10 +173,11 @@ class DeadLetterQueue:
     async def _pages(
         self, wanted: DeadLetterFilter, until: str, order: Order
     ) -> AsyncIterator[Page]:
-        if not wanted.entry_ids:
+        if not wanted.entries:
             async for page in pages(self._redis, self.name, end=until, order=order):
                 yield page
-        for entry_id in sorted(wanted.entry_ids, key=position, reverse=order == "newest"):
+        mine = [entry_id for queue, entry_id in wanted.entries if queue == self.name]
+        for entry_id in sorted(mine, key=position, reverse=order == "newest"):
             async for page in pages(self._redis, self.name, start=entry_id, end=entry_id):
                 yield page
 
@@ -184,9 +193,9 @@ class DeadLetterQueue:
         """Count the newest ``limit`` entries by error: bounded, however many there are."""
         return await _grouped(self.newest_entries(limit))
 
-    async def newest_entries(self, limit: int) -> AsyncIterator[DeadLetterEntry]:
-        """Yield the newest ``limit`` entries, newest first."""
-        async for page in pages(self._redis, self.name, limit=limit, order="newest"):
+    async def newest_entries(self, limit: int, *, end: str = "+") -> AsyncIterator[DeadLetterEntry]:
+        """Yield the newest ``limit`` entries, newest first; ``end`` is the highest id."""
+        async for page in pages(self._redis, self.name, end=end, limit=limit, order="newest"):
             for entry in self._entries(page):
                 yield entry
 
@@ -237,6 +246,30 @@ class DeadLetterQueue:
     async def purge(self, entry: DeadLetterEntry) -> bool:
         """Delete an entry for good; false if it was gone already."""
         return bool(await self._redis.execute_command("XDEL", self.name, entry.entry_id))
+
+
+def queues_of(
+    redis: RedisClient,
+    sources: Iterable[WorkSource],
+    *,
+    source: str = "",
+    parked: bool = False,
+    group: str | None = None,
+) -> list[DeadLetterQueue]:
+    """Return the dead-letter queues that are meant, or the streams of parked events.
+
+    Args:
+        redis: an open client.
+        sources: those of the worker.
+        source: one stream or queue, which the worker need not know; empty for all of the worker.
+        parked: whether parked events are meant.
+        group: the consumer group whose entries are meant: None for that of each source, empty
+            for those of all groups.
+    """
+    known = {one.name: one.group for one in sources if one.parks or not parked}
+    make = DeadLetterQueue.parked if parked else DeadLetterQueue.of_source
+    names = [source] if source else list(known)
+    return [make(redis, name, known.get(name, "") if group is None else group) for name in names]
 
 
 @dataclass(frozen=True, slots=True)

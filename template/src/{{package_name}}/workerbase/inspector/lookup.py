@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..broker import keys
 from ..engine import failure_record
-from ..types import EntryId
+from ..types import EntryId, StreamName
 from .dead_letters import DeadLetterEntry, DeadLetterFilter, DeadLetterQueue
 
 MAX_KNOWN = 1_000
@@ -61,8 +61,8 @@ async def resolve(
     """
     left = {_entry_id(given): given for given in wanted.ids}
     found = await _existing(queues, left)
-    for entry_id in found:
-        del left[entry_id]
+    for _, entry_id in found:
+        left.pop(entry_id, None)
     seen = _Seen(has_error=not wanted.error)
     known_type = not wanted.event_type or wanted.event_type in types
 
@@ -76,7 +76,7 @@ async def resolve(
         async for entry in queue.scan(on_page=on_page):
             seen.add(entry, wanted)
             for name in left.keys() & entry.ids:
-                found.add(entry.entry_id)
+                found.add((queue.name, entry.entry_id))
                 missing.pop(name, None)
             if not left and complete():
                 break
@@ -85,16 +85,20 @@ async def resolve(
         unknown.append(Unknown("type", wanted.event_type, frozenset({*types, *seen.types} - {""})))
     if not seen.has_error:
         unknown.append(Unknown("error", wanted.error, frozenset(seen.errors - {""})))
-    return replace(wanted, ids=frozenset(), entry_ids=tuple(found)), unknown
+    return replace(wanted, ids=frozenset(), entries=tuple(found)), unknown
 
 
-async def _existing(queues: Sequence[DeadLetterQueue], ids: Collection[str]) -> set[EntryId]:
-    """Return which of the ids are those of dead letters themselves; they are read directly."""
-    entry_ids = tuple(EntryId(name) for name in ids if re.fullmatch(r"\d{1,19}-\d{1,19}", name))
-    if not entry_ids:
+async def _existing(
+    queues: Sequence[DeadLetterQueue], ids: Collection[str]
+) -> set[tuple[StreamName, EntryId]]:
+    """Return the dead letters whose own ids are among these; they are read directly."""
+    own = [EntryId(name) for name in ids if re.fullmatch(r"\d{1,19}-\d{1,19}", name)]
+    exactly = DeadLetterFilter(
+        entries=tuple((q.name, entry_id) for q in queues for entry_id in own)
+    )
+    if not own:
         return set()
-    exactly = DeadLetterFilter(entry_ids=entry_ids)
-    return {entry.entry_id for queue in queues async for entry in queue.scan(exactly)}
+    return {(q.name, entry.entry_id) for q in queues async for entry in q.scan(exactly)}
 
 
 def _entry_id(given: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import h11
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from ..engine.supervisor import cancel
 from ..process import probe
 
 logger = logging.getLogger(__name__)
@@ -101,9 +102,7 @@ class Pages:
         """Stop serving; open connections are closed."""
         if self._server is not None:
             self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await cancel(self._connections)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:

@@ -64,7 +64,8 @@ async def start(request: Request) -> Response:
     site, fields = site_of(request), await form_of(request)
     given = dict(fields)
     query, action = Query.from_parameters(given), given.get("action", "")
-    ids = frozenset(value for name, value in fields if name == "id" and value)
+    everything = given.get("only") == "all"
+    ids = frozenset(v for name, v in fields if name == "id" and v and not everything)
     if action not in DONE:
         return await _refused(site, request, f"{action!r} is not replay or purge")
     if given.get("only") == "selected" and not ids:
@@ -91,13 +92,12 @@ def operation_of(
     """Prepare a change; one that is not only a preview is logged.
 
     Raises:
-        PayloadError: the query cannot be read.
+        PayloadError: the query or an id cannot be read.
     """
     operation = Operation(
         action=action,
         targets=query.targets(site.redis, site.settings),
-        wanted=query.as_filter(),
-        only=ids,
+        wanted=query.selected(ids) if ids else query.as_filter(),
         change=change_of(site.settings, action),
         preview=preview,
         user=user_of(request),
