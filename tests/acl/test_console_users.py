@@ -11,10 +11,10 @@ from servers import KINDS, binary
 from workerbase import BaseArqWorkerSettings, Ctx, Service, WorkerContext, task
 from workerbase.broker.client import connect
 from workerbase.console.history import Recorder
+from workerbase.console.inspector.find import find
+from workerbase.console.inspector.jobs import LISTED, Jobs
+from workerbase.console.inspector.schedule import read_schedule
 from workerbase.console.sampler import Sampler
-from workerbase.inspector.find import find
-from workerbase.inspector.jobs import LISTED, Jobs
-from workerbase.inspector.schedule import read_schedule
 from workerbase.jobs import LeasedJobs
 from workerbase.monitor import Work
 from workerbase.process.settings import resolved_settings

@@ -6,8 +6,19 @@ from click.testing import CliRunner
 from processkit import Project
 from workerbase.cli import make_cli
 
-CORE = ["dlq", "enqueue", "find", "health", "jobs", "run", "schedule", "status"]
-FEATURES = ["base", "chaos", "console", "demo", "dev", "groups", "publish"]
+CORE = ["dlq", "enqueue", "health", "run", "status"]
+FEATURES = [
+    "base",
+    "chaos",
+    "console",
+    "demo",
+    "dev",
+    "find",
+    "groups",
+    "jobs",
+    "publish",
+    "schedule",
+]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from processkit import PYTHONPATH, Running, until
-from workerbase.console.dev import syntax_error
+from workerbase.console.cli.dev import syntax_error
 
 MAIN = """
 from workerbase.cli import make_cli
@@ -31,8 +31,8 @@ class WorkerSettings(BaseArqWorkerSettings):
 """
 ENTRY_POINTS = """
 [mini.commands]
-console = workerbase.console.commands:console
-dev = workerbase.console.dev:dev
+console = workerbase.console.cli.console:console
+dev = workerbase.console.cli.dev:dev
 """
 
 

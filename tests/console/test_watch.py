@@ -20,8 +20,8 @@ import pytest
 from processkit import PATIENCE_S, Project
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
+from workerbase.console.cli.watch import View, repeat, share, spark, step
 from workerbase.console.overview import Due, InFlight, Later, Overview, Worker
-from workerbase.console.watch import View, repeat, share, spark, step
 from workerbase.engine.sources import SourceStatus
 from workerbase.inspector.dead_letters import DeadLetterSummary, ErrorGroup
 from workerbase.inspector.status import Status

@@ -34,12 +34,15 @@ ENTRY_POINTS = """
 [lean.commands]
 base = lean.workerbase.testing.commands:base
 chaos = lean.workerbase.devtools.commands:chaos
-console = lean.workerbase.console.commands:console
-dev = lean.workerbase.console.dev:dev
+console = lean.workerbase.console.cli.console:console
+dev = lean.workerbase.console.cli.dev:dev
+find = lean.workerbase.console.cli.find:find
+jobs = lean.workerbase.console.cli.jobs:jobs
+schedule = lean.workerbase.console.cli.schedule:schedule
 demo = lean.workerbase.devtools.commands:demo
 groups = lean.workerbase.streams.commands:groups
 publish = lean.workerbase.streams.commands:publish
-status = lean.workerbase.console.watch:status
+status = lean.workerbase.console.cli.watch:status
 """
 
 

@@ -278,7 +278,7 @@ def test_each_dependency_is_used_and_declared(projects: dict[str, tuple[Answers,
             continue
         seen.append(requirements)
         # pydantic documents pydantic_core as its own and pins it; workerbase/testing is for the
-        # tests of the project, which have fakeredis, and console/dev.py is not in the wheel.
+        # tests of the project, which have fakeredis, and console/cli/dev.py is not in the wheel.
         allowed = "DEP003=pydantic_core,DEP004=fakeredis|watchfiles"
         tool("deptry", "src", "--per-rule-ignores", allowed, cwd=project)
         code = "".join(path.read_text("utf-8") for path in project.rglob("*.py"))

@@ -16,11 +16,8 @@ from .app import App
 from .dlq import dlq
 from .dlq_changes import purge, replay
 from .enqueue import enqueue
-from .find import find
 from .health import health
-from .jobs import jobs
 from .run import run
-from .schedule import schedule
 from .status import status
 from .terminal import escape_what_does_not_fit
 
@@ -70,7 +67,7 @@ def make_cli(settings: str) -> click.Group:
         escape_what_does_not_fit()
         ctx.obj = App(settings)
 
-    for command in (run, enqueue, health, status, dlq, jobs, schedule, find):
+    for command in (run, enqueue, health, status, dlq):
         main.add_command(command)
     for change in (replay, purge):
         dlq.add_command(change)

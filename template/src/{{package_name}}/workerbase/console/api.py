@@ -12,10 +12,10 @@ from starlette.routing import Route
 from ..broker import codec
 from ..errors import PayloadError
 from ..inspector.dead_letters import DeadLetterEntry
-from ..inspector.find import find as find_id
-from ..inspector.jobs import LISTED, JobInfo, Jobs, JobState
-from ..inspector.schedule import read_schedule
 from . import redact
+from .inspector.find import find as find_id
+from .inspector.jobs import LISTED, JobInfo, Jobs, JobState
+from .inspector.schedule import read_schedule
 from .letters import Query, find, one
 from .operations import DONE, Action, Operation, TooManyError
 from .pages.jobs import CHANGES, change_job

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ...inspector.find import MAX_EXAMINED, Findings, Sighting
-from ...inspector.find import find as find_id
+from ..inspector.find import MAX_EXAMINED, Findings, Sighting
+from ..inspector.find import find as find_id
 from ..site import Urls, site_of
 
 

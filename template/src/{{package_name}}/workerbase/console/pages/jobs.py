@@ -6,10 +6,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ...cli.jobs import CANCELLED, RETRIED, RUN
-from ...inspector.jobs import LISTED, Jobs, JobState
-from ...inspector.schedule import read_schedule
 from .. import redact
+from ..cli.jobs import CANCELLED, RETRIED, RUN
+from ..inspector.jobs import LISTED, Jobs, JobState
+from ..inspector.schedule import read_schedule
 from ..site import Site, Urls, form_of, site_of
 
 Change = tuple[Callable[[Jobs, str], Awaitable[str]], dict[str, str]]

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from workerbase import Ctx, task
 from workerbase.broker import keys
-from workerbase.inspector.schedule import read_schedule
+from workerbase.console.inspector.schedule import read_schedule
 from workerbase.process.settings import resolved_settings
 from workerbase.testing import Server
 from workerconfig import Config

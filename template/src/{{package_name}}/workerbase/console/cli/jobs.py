@@ -8,13 +8,13 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from ..broker import codec
-from ..broker.enqueue import QueueClient
-from ..engine.text import printable
+from ...broker import codec
+from ...broker.enqueue import QueueClient
+from ...cli.app import App, pass_app
+from ...cli.terminal import ago, plain_table, print_json
+from ...engine.text import printable
+from ...process.service import ResolvedSettings
 from ..inspector.jobs import LISTED, JobInfo, JobList, Jobs, JobState
-from ..process.service import ResolvedSettings
-from .app import App, pass_app
-from .terminal import ago, plain_table, print_json
 
 CANCELLED = {
     "cancelled": "cancelled",

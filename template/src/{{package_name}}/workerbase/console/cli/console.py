@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from ..cli.app import App, pass_app
-from ..cli.terminal import setup_logging
-from ..errors import ConfigError
-from .access import LOOPBACK_HOSTS, Access
-from .config import ConsoleConfig
+from ...cli.app import App, pass_app
+from ...cli.terminal import setup_logging
+from ...errors import ConfigError
+from ..access import LOOPBACK_HOSTS, Access
+from ..config import ConsoleConfig
 
 PORT = 8484
 
@@ -29,7 +29,7 @@ def console(app: App, /, host: str, port: int, prefix: str, **options: Any) -> N
     WORKER_CONSOLE_TOKEN is what others must know to look: the password that their browser asks for.
     """
     try:
-        from .server import serve  # noqa: PLC0415 - its libraries are optional
+        from ..server import serve  # noqa: PLC0415 - its libraries are optional
     except ModuleNotFoundError as exc:
         msg = f"the console needs {exc.name}: uv sync --extra console"
         raise click.ClickException(msg) from exc

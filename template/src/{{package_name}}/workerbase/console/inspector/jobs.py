@@ -13,12 +13,12 @@ from arq.constants import expires_extra_ms
 from arq.jobs import DeserializationError, deserialize_result, serialize_job, serialize_result
 from arq.utils import timestamp_ms
 
-from ..broker import codec, keys
-from ..broker.enqueue import QueueClient
-from ..broker.pipeline import pipelined
-from ..broker.scripts import Script
-from ..process.service import ResolvedSettings
-from ..types import RedisArg, RedisClient
+from ...broker import codec, keys
+from ...broker.enqueue import QueueClient
+from ...broker.pipeline import pipelined
+from ...broker.scripts import Script
+from ...process.service import ResolvedSettings
+from ...types import RedisArg, RedisClient
 
 JobState: TypeAlias = Literal["due", "running", "scheduled", "finished", "elsewhere"]
 """``scheduled``: due later, for the first time or again. ``elsewhere``: in another queue."""

@@ -7,8 +7,8 @@ import pytest
 from waiting import until
 from workerbase import BaseArqWorkerSettings, Ctx, task
 from workerbase.broker import keys
-from workerbase.inspector.find import find
-from workerbase.inspector.jobs import Jobs
+from workerbase.console.inspector.find import find
+from workerbase.console.inspector.jobs import Jobs
 from workerbase.jobs import LeasedJobs
 from workerbase.process.service import ResolvedSettings
 from workerbase.process.settings import resolved_settings

@@ -17,14 +17,14 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from ..broker.enqueue import QueueClient
-from ..broker.redis_errors import OUTAGE_ERRORS
-from ..cli.app import App, pass_app
-from ..cli.status import show_status
-from ..cli.terminal import ago
-from ..engine.sources import MAX_COUNTED, SourceStatus
-from ..engine.text import printable
-from .overview import MAX_EXAMINED, Overview, overview
+from ...broker.enqueue import QueueClient
+from ...broker.redis_errors import OUTAGE_ERRORS
+from ...cli.app import App, pass_app
+from ...cli.status import show_status
+from ...cli.terminal import ago
+from ...engine.sources import MAX_COUNTED, SourceStatus
+from ...engine.text import printable
+from ..overview import MAX_EXAMINED, Overview, overview
 
 INTERVAL_S = 2.0
 """Pause between two samples."""

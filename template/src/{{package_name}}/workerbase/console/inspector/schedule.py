@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from arq.cron import CronJob
 
-from ..broker import codec, keys
-from ..broker.enqueue import QueueClient
-from ..broker.pipeline import pipelined
-from ..process.service import ResolvedSettings
+from ...broker import codec, keys
+from ...broker.enqueue import QueueClient
+from ...broker.pipeline import pipelined
+from ...process.service import ResolvedSettings
 
 _FIELDS = ("month", "day", "weekday", "hour", "minute", "second")
 

@@ -19,11 +19,11 @@ from typing import Any, cast
 import click
 from dotenv import dotenv_values
 
-from ..cli.app import App, pass_app
-from ..environment import ENV_PREFIX
-from ..errors import ConfigError
-from ..testing.redis_server import Server
-from .commands import PORT
+from ...cli.app import App, pass_app
+from ...environment import ENV_PREFIX
+from ...errors import ConfigError
+from ...testing.redis_server import Server
+from .console import PORT
 
 FOLDER = Path(".dev")
 DSN = f"{ENV_PREFIX}REDIS_DSN"

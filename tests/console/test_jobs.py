@@ -11,7 +11,7 @@ from arq.jobs import Job
 from waiting import until
 from workerbase.broker import codec, keys
 from workerbase.broker.enqueue import QueueClient
-from workerbase.inspector.jobs import Jobs
+from workerbase.console.inspector.jobs import Jobs
 from workerbase.process.settings import resolved_settings
 from workerbase.testing import Server
 from workerbase.types import Ctx

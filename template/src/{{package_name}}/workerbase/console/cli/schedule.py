@@ -5,10 +5,10 @@ import time
 import click
 from rich.markup import escape
 
-from ..broker.enqueue import QueueClient
+from ...broker.enqueue import QueueClient
+from ...cli.app import App, pass_app
+from ...cli.terminal import ago, plain_table, print_json
 from ..inspector.schedule import CronEntry, read_schedule
-from .app import App, pass_app
-from .terminal import ago, plain_table, print_json
 
 
 @click.command()

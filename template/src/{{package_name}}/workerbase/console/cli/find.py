@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
-from ..broker.enqueue import QueueClient
-from ..engine.text import printable
+from ...broker.enqueue import QueueClient
+from ...cli.app import App, pass_app
+from ...cli.terminal import ago, plain_table, print_json
+from ...engine.text import printable
 from ..inspector.find import Findings, Sighting
 from ..inspector.find import find as find_id
-from .app import App, pass_app
-from .terminal import ago, plain_table, print_json
 
 DEFAULT_LIMIT = 100_000
 
