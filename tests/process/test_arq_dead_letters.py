@@ -11,7 +11,7 @@ from arq.worker import func
 from arqkit import QUEUE, Running, running, settings_of
 from click.testing import CliRunner
 from waiting import until
-from workerbase import BaseArqWorkerSettings, PermanentError, WorkerConfig, task
+from workerbase import BaseArqWorkerSettings, PermanentError, TransientError, WorkerConfig, task
 from workerbase.cli import make_cli
 from workerbase.errors import JobFailedError
 from workerbase.task_utils import job_info
@@ -101,6 +101,25 @@ async def test_retries_of_a_worker_that_retries_nothing_are_dead_letters(
         await failed(run, "charge", 7)
         assert run.outcomes.outcomes == [("charge", "dead_lettered", 1)]
         assert len(await run.dead_letters()) == 1
+
+
+async def test_a_job_does_not_expire_while_it_waits_for_its_retry(
+    server: Server, config_for: ConfigFor
+) -> None:
+    attempts: list[int] = []
+
+    @task(max_retries=2)
+    async def fails_once(ctx: Ctx) -> str:
+        attempts.append(job_info(ctx).attempt)
+        if len(attempts) == 1:
+            raise TransientError("not yet", delay=1.0)
+        return "fine"
+
+    async with running(settings_of(config_for(server), func(fails_once, name="fails_once"))) as run:
+        job = await run.client.enqueue_job("fails_once", _expires=0.5)
+        assert job is not None
+        assert await job.result(timeout=30, poll_delay=0.02) == "fine"
+    assert attempts == [1, 2]
 
 
 async def test_the_dead_letter_is_there_before_the_job_has_failed(

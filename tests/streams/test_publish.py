@@ -1,6 +1,8 @@
 """Applications and handlers publish events, sync and async."""
 
+import asyncio
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 import redis as sync
@@ -8,6 +10,7 @@ from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from workerbase import WorkerConfig
 from workerbase.broker import codec
+from workerbase.broker.client import connect
 from workerbase.errors import PayloadError, RegistrationError
 from workerbase.streams import Event, EventPublisher, publish
 from workerbase.streams.publish import MAX_BATCH
@@ -56,6 +59,33 @@ async def test_an_event_is_published_with_type_json_and_a_message_id_of_its_own(
     assert OrderPlaced.model_validate_json(found[0][b"data"]) == event
     assert len({fields[b"_id"] for fields in found}) == 3
     await events.aclose()
+
+
+async def test_what_is_published_again_after_a_lost_answer_has_the_id_of_the_first(
+    server: Server, admin: sync.Redis
+) -> None:
+    lost: list[bytes] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection("127.0.0.1", server.port)
+        while command := await reader.read(65536):
+            there.write(command)
+            answer = await back.read(65536)
+            if b"order.placed" in command and not lost:
+                lost.append(answer)
+                break
+            writer.write(answer)
+        there.close()
+        writer.close()
+
+    proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    config = WorkerConfig(redis_dsn=SecretStr(f"redis://127.0.0.1:{port}"))
+    async with proxy, connect(config.dsn) as client:
+        await publish(cast("RedisClient", client), OrderPlaced(order_id=1))
+    assert lost, "the proxy took an answer"
+    first, second = fields_of(admin, "orders")
+    assert first == second
 
 
 async def test_many_events_are_published_in_order_over_several_batches_and_streams(
