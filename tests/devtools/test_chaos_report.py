@@ -12,10 +12,10 @@ from workerbase.broker.enqueue import QueueClient
 from workerbase.broker.keys import DEFAULT_QUEUE as QUEUE
 from workerbase.devtools import chaos
 from workerbase.devtools import jobs as jobs_module
-from workerbase.devtools.chaos import Plan, Report, Tally
+from workerbase.devtools.chaos import Plan
+from workerbase.devtools.chaos_report import Report, Tally, report_table
 from workerbase.devtools.jobs import Jobs
-from workerbase.devtools.messages import GROUP, STREAM, Messages
-from workerbase.devtools.messages import RECORD as HANDLED
+from workerbase.devtools.messages import GROUP, STREAM, Messages, record_of
 from workerbase.devtools.workload import Item, ItemKind, perform
 from workerbase.errors import PermanentError
 from workerbase.streams import publish_fields
@@ -23,6 +23,7 @@ from workerbase.testing.redis_server import Server
 from workerbase.types import Ctx, RedisClient
 
 RAN = jobs_module.RECORD
+HANDLED = record_of(GROUP)
 
 PLAN = Plan(
     messages=4, jobs=4, workers=1, producers=1, kill=0.0, restart=0.0, toxic=0.0, killers=0,
@@ -160,7 +161,7 @@ def test_the_table_says_whether_something_was_lost(passed: bool) -> None:
         report.recovery_s = [1.0, 2.0, 9.0]
     with Path(os.devnull).open("w") as nowhere:
         console = Console(width=100, record=True, file=nowhere)
-        console.print(chaos.report_table(report))
+        console.print(report_table(report))
         text = console.export_text()
     assert ("nothing lost" in text) == passed
     assert ("FAILED" in text) != passed

@@ -5,14 +5,17 @@ import gc
 import json
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from processkit import Project
 from rich.console import Console
+from workerbase.devtools import faults
 from workerbase.devtools.chaos import Plan, run_chaos
 from workerbase.devtools.commands import chaos
-from workerbase.errors import NoServerError
+from workerbase.devtools.faults import stand_still
+from workerbase.errors import NoServerError, WorkerError
 from workerbase.testing.redis_server import Server
 
 
@@ -113,6 +116,40 @@ def test_chaos_loses_nothing(project: Project) -> None:
         tally = report[what]
         assert (tally["sent"], tally["lost"], tally["unfinished"]) == (400, 0, 0), what
         assert (tally["handled"], tally["dead_lettered"]) == (380, 20), what
+
+
+def test_chaos_of_every_kind_loses_nothing(project: Project) -> None:
+    """Two services, lost answers, frozen processes, and clocks that differ by up to an hour."""
+    run = project.start(
+        "chaos", "--json", "--messages=150", "--jobs=150", "--workers=4", "--producers=2",
+        "--kill=0.05", "--restart=0.02", "--toxic=0.05", "--killers=0", "--lease=2",
+        "--suspend=0.05", "--freeze=0.03", "--lose=0.05", "--skew=3600", "--services=2",
+        "--timeout=200",
+    )  # fmt: skip
+    assert run.ended(240) == 0, run.output[-2000:]
+    report: dict[str, Any] = json.loads(run.output[run.output.index("{") :])
+    assert report["passed"] is True
+    assert report["answers_lost"] > 0
+    for what in ("messages", "messages of demo-2", "jobs"):
+        tally = report[what]
+        assert (tally["sent"], tally["lost"], tally["unfinished"]) == (150, 0, 0), what
+        assert (tally["handled"], tally["dead_lettered"]) == (142, 8), what
+
+
+async def test_what_stands_still_goes_on_also_when_chaos_is_stopped() -> None:
+    calls: list[str] = []
+    still = stand_still(lambda: calls.append("stop"), lambda: calls.append("go on"), 3600)
+    standing = asyncio.create_task(still)
+    await asyncio.sleep(0)
+    standing.cancel()
+    await asyncio.wait({standing})
+    assert calls == ["stop", "go on"]
+
+
+def test_without_libfaketime_chaos_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "LIBRARIES", Path("/nowhere"))
+    with pytest.raises(WorkerError, match="Debian: libfaketime"):
+        faults.other_clock(60)
 
 
 def test_the_default_chaos_is_the_one_that_is_promised() -> None:

@@ -13,14 +13,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import cast
 
 from redis.exceptions import RedisError
 from rich.console import Console
-from rich.table import Table
 
 from ..broker import codec, keys
 from ..broker.client import connect
@@ -29,8 +28,10 @@ from ..broker.redis_errors import OUTAGE_ERRORS
 from ..inspector.dead_letters import DeadLetterQueue
 from ..testing.redis_server import Server
 from ..types import RedisClient
+from .chaos_report import Report, Tally
 from .chaos_worker import MAX_ATTEMPTS
-from .workload import Item, ItemKind, Workload, workloads
+from .faults import LossyProxy, other_clock, stand_still
+from .workload import Item, ItemKind, Workload, environment_of, workloads
 
 TICK_S = 0.25
 ITEM_S = 0.002
@@ -52,63 +53,11 @@ class Plan:
     lease: float
     seed: int | None
     timeout: float
-
-
-@dataclass(slots=True)
-class Tally:
-    """The outcome of the messages, or of the jobs."""
-
-    sent: int
-    handled: int = 0
-    duplicates: int = 0
-    dead_lettered: int = 0
-    dead_lettered_good: int = 0
-    """Good ones that went to the dead-letter queue nevertheless."""
-    unfinished: int = 0
-    """Still in Redis when the run gave up."""
-    lost: int = 0
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing was lost and nothing good was dead-lettered."""
-        return not (self.unfinished or self.lost or self.dead_lettered_good)
-
-    def count(self, times: dict[int, int], dead: dict[int, str], waiting: set[int]) -> None:
-        """Count from how often each was done, the kinds of the dead letters, and what waits."""
-        settled = times.keys() | dead.keys()
-        self.handled = len(times)
-        self.duplicates = sum(times.values()) - len(times)
-        self.dead_lettered = len(dead)
-        self.dead_lettered_good = sum(kind == "good" for kind in dead.values())
-        self.unfinished = len(waiting - settled)
-        self.lost = self.sent - len(settled | waiting)
-
-
-@dataclass(slots=True)
-class Report:
-    """The result of a run."""
-
-    server: str
-    tallies: dict[str, Tally]
-    """By the names of the workloads."""
-    workers_killed: int = 0
-    redis_restarts: int = 0
-    seconds: float = 0.0
-    leftover_keys: list[str] = field(default_factory=list[str])
-    recovery_s: list[float] = field(default_factory=list[float])
-    """For each killed worker, how long until others had reclaimed the leases that it held."""
-    resume_s: list[float] = field(default_factory=list[float])
-    """For each restart of Redis, how long from its return until something was handled."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing was lost, wrongly dead-lettered or left behind."""
-        return all(t.passed for t in self.tallies.values()) and not self.leftover_keys
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain data, for ``--json``."""
-        found = asdict(self)
-        return {**found.pop("tallies"), **found, "passed": self.passed}
+    suspend: float = 0.0
+    freeze: float = 0.0
+    lose: float = 0.0
+    skew: float = 0.0
+    services: int = 1
 
 
 class _Run:
@@ -120,13 +69,16 @@ class _Run:
         self.folder = folder
         self.random = random.Random(plan.seed)  # noqa: S311 - chaos, not cryptography
         self.workers: list[asyncio.subprocess.Process] = []
-        self.workloads = workloads()
+        self.proxy = LossyProxy(server.port, plan.lose, self.random)
+        self.workloads = workloads(plan.services)
         self.leased = [one for one in self.workloads if one.survives_kills]
         """Workloads whose leases show what each worker holds."""
-        self.work = {
-            one: self.deal(one, plan.messages if one.kind == "message" else plan.jobs)
-            for one in self.workloads
-        }
+        self.work: dict[Workload, list[Item]] = {}
+        for one in self.workloads:
+            # Services that read one stream get the same messages.
+            shared = [items for other, items in self.work.items() if other.source == one.source]
+            count = plan.messages if one.kind == "message" else plan.jobs
+            self.work[one] = shared[0] if shared else self.deal(one, count)
         tallies = {one.name: Tally(len(items)) for one, items in self.work.items()}
         self.report = Report(server.version, tallies)
         self.redis = connect(RedisDsn.parse(server.dsn))
@@ -148,6 +100,10 @@ class _Run:
             for number, kind in enumerate(kinds[:count])
         ]
 
+    def senders(self) -> list[Workload]:
+        """Return a workload for each stream or queue: what two services read is sent once."""
+        return list({one.source: one for one in reversed(self.workloads)}.values())[::-1]
+
     async def produce(self, workload: Workload, items: list[Item]) -> None:
         """Send all of it; what Redis did not confirm is sent again."""
         for first in range(0, len(items), 20):
@@ -162,10 +118,13 @@ class _Run:
     async def start_worker(self, index: int) -> asyncio.subprocess.Process:
         """Start worker ``index``."""
         package = __name__.rpartition(".")[0]
+        deviation = self.random.uniform(-self.plan.skew, self.plan.skew)
+        port = self.proxy.port if self.plan.lose else self.server.port
         environment = {
             **{name: value for name, value in os.environ.items() if name[:7] != "WORKER_"},
-            "WORKER_REDIS_DSN": self.server.dsn,
-            "WORKER_CONSUMER_GROUP": "demo",
+            **(other_clock(deviation) if self.plan.skew else {}),
+            "WORKER_REDIS_DSN": f"redis://127.0.0.1:{port}/0",
+            **environment_of(index % self.plan.services),
             "WORKER_LEASE_TIMEOUT": str(self.plan.lease),
             "WORKER_HEALTH_FILE": str(Path(self.folder) / f"worker-{index}"),
             "WORKER_RETRY_BACKOFF": "0.1",
@@ -200,7 +159,7 @@ class _Run:
             await asyncio.sleep(TICK_S)
 
     async def cause_faults(self) -> None:
-        """Kill and restart at random."""
+        """Kill, restart and hold up at random."""
         async with asyncio.TaskGroup() as watchers:
             while not self.finished:
                 await asyncio.sleep(TICK_S)
@@ -217,6 +176,27 @@ class _Run:
                     await asyncio.to_thread(self.server.start)
                     self.report.redis_restarts += 1
                     watchers.create_task(self.watch_resume())
+                if self.random.random() < self.plan.suspend and self.workers:
+                    watchers.create_task(self.suspend(self.random.choice(self.workers)))
+                if self.random.random() < self.plan.freeze:
+                    self.report.redis_freezes += 1
+                    await stand_still(self.server.freeze, self.server.thaw, self.pause())
+                    watchers.create_task(self.watch_resume())
+
+    def pause(self) -> float:
+        """Return how long something stands still: shorter or longer than a lease."""
+        return self.random.uniform(0.0, 1.5 * self.plan.lease)
+
+    async def suspend(self, worker: asyncio.subprocess.Process) -> None:
+        """Let a worker stand still; one that is killed meanwhile stays dead."""
+
+        def send(signum: int) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                worker.send_signal(signum)
+
+        self.report.workers_suspended += 1
+        stop, go_on = partial(send, signal.SIGSTOP), partial(send, signal.SIGCONT)
+        await stand_still(stop, go_on, self.pause())
 
     async def watch_recovery(self, pid: int) -> None:
         """Measure how long until others hold all that the worker held."""
@@ -256,15 +236,13 @@ class _Run:
     async def settled(self) -> bool:
         """Whether all is handled or dead-lettered, and nothing waits or runs."""
         try:
-            handled = await self.handled()
-            dlqs = [DeadLetterQueue.of_source(self.client, one.source) for one in self.workloads]
-            dead = sum([await dlq.size() for dlq in dlqs])
+            sources = {one.source for one in self.workloads}
+            dlqs = [DeadLetterQueue.of_source(self.client, source) for source in sources]
+            ended = await self.handled() + sum([await dlq.size() for dlq in dlqs])
             idle = all([await one.is_settled(self.redis) for one in self.workloads])
-            idle = idle and not await self.redis.zcard(keys.DEFAULT_QUEUE)
         except OUTAGE_ERRORS:
             return False
-        sent = sum(map(len, self.work.values()))
-        return handled + dead >= sent and idle
+        return ended >= sum(map(len, self.work.values())) and idle
 
     async def times(self, record: str) -> dict[int, int]:
         """Return how often each message, or job, was handled."""
@@ -275,7 +253,8 @@ class _Run:
         """Fill the report from what is in Redis."""
         for one in self.workloads:
             dead: dict[int, str] = {}
-            async for entry in DeadLetterQueue.of_source(self.client, one.source).scan():
+            dlq = DeadLetterQueue.of_source(self.client, one.source, one.group)
+            async for entry in dlq.scan():
                 item = one.item_of(entry.payload)
                 dead[item.number] = item.kind
             times, waiting = await self.times(one.record), await one.waiting(self.redis)
@@ -299,9 +278,12 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
     if current is not None:
         # A CI job that is cancelled leaves no workers and no server behind.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
-    with Server(persistent=True) as server, tempfile.TemporaryDirectory() as folder:
+    async with contextlib.AsyncExitStack() as open_:
+        server = open_.enter_context(Server(persistent=True))
+        folder = open_.enter_context(tempfile.TemporaryDirectory())
         run = _Run(plan, server, folder)
-        sent = ", ".join(f"{len(items):,} {one.name}" for one, items in run.work.items())
+        await open_.enter_async_context(run.proxy.serving())
+        sent = ", ".join(f"{len(run.work[one]):,} {one.name}" for one in run.senders())
         console.print(
             f"{run.report.server}: {sent}, "
             f"{plan.workers} workers; every {TICK_S * 1000:.0f} ms {plan.kill:.0%} SIGKILL, "
@@ -316,8 +298,8 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
                     async with asyncio.TaskGroup() as producers:
                         for index in range(plan.producers):
                             share = slice(index, None, plan.producers)
-                            for one, items in run.work.items():
-                                producers.create_task(run.produce(one, items[share]))
+                            for one in run.senders():
+                                producers.create_task(run.produce(one, run.work[one][share]))
                     await run.settle()
         finally:
             run.finished = True
@@ -328,6 +310,7 @@ async def run_chaos(plan: Plan, console: Console) -> Report:
         if (error := faults.exception()) is not None:  # Redis did not come back; in a group
             raise cast("BaseException", getattr(error, "exceptions", [error])[0])
         run.report.seconds = round(time.monotonic() - start, 1)
+        run.report.answers_lost = run.proxy.lost
         await run.count()
         await run.redis.aclose(close_connection_pool=True)
         return run.report
@@ -344,32 +327,3 @@ async def _stop(workers: list[asyncio.subprocess.Process]) -> None:
         except TimeoutError:
             worker.kill()
             await worker.wait()
-
-
-def report_table(report: Report) -> Table:
-    """Return the report as a table."""
-    verdict = "[green]nothing lost[/green]" if report.passed else "[red]FAILED[/red]"
-    table = Table(title=f"Chaos: {verdict}", title_justify="left")
-    for column in ("", *report.tallies):
-        table.add_column(column, justify="right" if column else "left")
-    tallies = [asdict(tally) for tally in report.tallies.values()]
-    for name in tallies[0]:
-        table.add_row(name.replace("_", " "), *(f"{tally[name]:,}" for tally in tallies))
-    table.add_section()
-    facts = {
-        "workers killed": str(report.workers_killed),
-        "Redis restarts": str(report.redis_restarts),
-        "recovery": _spread(report.recovery_s),
-        "resume": _spread(report.resume_s),
-        "leftover keys": ", ".join(report.leftover_keys) or "none",
-        "seconds": f"{report.seconds:g}",
-    }
-    for name, value in facts.items():
-        table.add_row(name, value)
-    return table
-
-
-def _spread(times: list[float]) -> str:
-    if not times:
-        return "-"
-    return f"median {median(times):.1f} s, longest {max(times):.1f} s"

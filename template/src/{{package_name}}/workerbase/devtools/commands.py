@@ -45,6 +45,41 @@ def demo(app: App, count: int) -> None:
     help="Chance of a Redis restart every 250 ms.",
 )
 @click.option(
+    "--suspend",
+    default=0.0,
+    show_default=True,
+    type=SHARE,
+    help="Chance that a worker stands still, for up to 1.5 leases, every 250 ms.",
+)
+@click.option(
+    "--freeze",
+    default=0.0,
+    show_default=True,
+    type=SHARE,
+    help="Chance that Redis stands still, for up to 1.5 leases, every 250 ms.",
+)
+@click.option(
+    "--lose",
+    default=0.0,
+    show_default=True,
+    type=SHARE,
+    help="Share of the answers of Redis that are lost with their connection.",
+)
+@click.option(
+    "--skew",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How far the clocks of workers differ from that of Redis at most, in seconds.",
+)
+@click.option(
+    "--services",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 10),
+    help="Number of services, each with a consumer group and a queue of its own.",
+)
+@click.option(
     "--toxic",
     default=0.05,
     show_default=True,
@@ -65,7 +100,8 @@ def demo(app: App, count: int) -> None:
 @pass_app
 def chaos(app: App, /, as_json: bool, **options: Any) -> None:
     """Kill workers and restart Redis under load; fail if a message or job is lost."""
-    from .chaos import Plan, report_table, run_chaos  # noqa: PLC0415
+    from .chaos import Plan, run_chaos  # noqa: PLC0415
+    from .chaos_report import report_table  # noqa: PLC0415
 
     report = asyncio.run(run_chaos(Plan(**options), app.console))
     if as_json:

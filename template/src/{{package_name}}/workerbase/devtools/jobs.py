@@ -33,6 +33,7 @@ class Jobs:
     name = "jobs"
     kind: Kind = "job"
     source = keys.DEFAULT_QUEUE
+    group = ""
     record = RECORD
     demo_settings: Mapping[str, object] = MappingProxyType({})
 

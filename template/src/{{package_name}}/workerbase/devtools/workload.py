@@ -6,10 +6,11 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Literal, Protocol, TypeAlias, cast
+from typing import Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
+from ..broker import keys
 from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
 from ..errors import PermanentError
@@ -42,6 +43,8 @@ class Workload(Protocol):
     kind: Kind
     source: str
     """The stream or queue."""
+    group: str
+    """The consumer group; empty for a queue."""
     record: str
     """Hash of item number to the number of times it was done."""
     config_type: type[WorkerConfig]
@@ -109,9 +112,26 @@ def find(module: str) -> ModuleType | None:
     return importlib.import_module(name) if spec is not None and spec.origin else None
 
 
-def workloads() -> list[Workload]:
-    """Return what this project can run: messages if it has streams, and jobs."""
+def group_of(service: int) -> str:
+    """Return the consumer group of a service, numbered from 0."""
+    return f"demo-{service + 1}" if service else "demo"
+
+
+def queue_of(service: int) -> str:
+    """Return the queue of a service: each has its own, as projects do."""
+    return f"demo-{service + 1}:jobs" if service else keys.DEFAULT_QUEUE
+
+
+def environment_of(service: int) -> Mapping[str, str]:
+    """Return the environment variables in which the workers of services differ."""
+    return {"WORKER_CONSUMER_GROUP": group_of(service), "WORKER_QUEUE_NAME": queue_of(service)}
+
+
+def workloads(services: int = 1) -> list[Workload]:
+    """Return what this project can run: messages if it has streams, for each service, and jobs."""
     from .jobs import Jobs  # noqa: PLC0415 - jobs imports this module
 
-    messages = find(".messages")
-    return [*([cast("Workload", messages.Messages())] if messages else []), Jobs()]
+    found: list[Workload] = []
+    if messages := find(".messages"):
+        found += [messages.Messages(group_of(n), queue_of(n)) for n in range(services)]
+    return [*found, Jobs()]
