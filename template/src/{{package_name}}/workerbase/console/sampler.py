@@ -5,13 +5,14 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from arq.connections import ArqRedis
 
 from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
+from ..engine.sources import SourceStatus
 from ..process.service import ResolvedSettings
 from .history import SPAN_S
 from .overview import Overview, overview
@@ -20,7 +21,6 @@ from .records import Point, WorkerRecord, read_points, read_workers
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
-"""Minimum age of a sample before another one is taken."""
 TIMEOUT_S = 10.0
 """How long Redis may take to answer."""
 RATE_SAMPLES = 6
@@ -73,11 +73,18 @@ class Sampler:
     Args:
         connect: returns the client.
         settings: of the worker.
+        interval: minimum age of a sample before another one is taken, in seconds.
     """
 
-    def __init__(self, connect: Callable[[], ArqRedis], settings: ResolvedSettings) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], ArqRedis],
+        settings: ResolvedSettings,
+        interval: float = INTERVAL_S,
+    ) -> None:
         self._connect = connect
         self._settings = settings
+        self._interval = interval
         self._lock = asyncio.Lock()
         self._history: deque[Overview] = deque(maxlen=RATE_SAMPLES)
         self._last: Sample | None = None
@@ -87,7 +94,7 @@ class Sampler:
         self.followers = 0
 
     async def current(self) -> Sample:
-        """Return a sample that is at most `INTERVAL_S` old.
+        """Return a sample that is not older than the interval.
 
         Raises:
             redis.exceptions.RedisError: Redis does not answer.
@@ -95,7 +102,7 @@ class Sampler:
         """
         async with self._lock:
             last = self._last
-            if last is None or time.time() - last.at >= INTERVAL_S:
+            if last is None or time.time() - last.at >= self._interval:
                 async with asyncio.timeout(TIMEOUT_S):
                     self._last = last = await self._take(last)
             return last
@@ -114,7 +121,7 @@ class Sampler:
             overview=found,
             workers=workers,
             points=points,
-            rates=_rates(self._history),
+            rates=rates(self._history),
             memory_used=int(memory["used_memory"]),
             memory_limit=int(memory.get("maxmemory", 0)),
         )
@@ -142,24 +149,28 @@ class Sampler:
             waiting, self._next = self._next, loop.create_future()
             if waiting is not None and not waiting.done():
                 waiting.set_result(sample)
-            await asyncio.sleep(INTERVAL_S)
+            await asyncio.sleep(self._interval)
 
 
-def _rates(samples: deque[Overview]) -> dict[str, Rate]:
-    first, last = samples[0], samples[-1]
-    seconds = last.at - first.at
-    if seconds <= 0:
-        return {}
-    before = {source.name: source for source in first.status.sources}
-    found: dict[str, Rate] = {}
-    for now in last.status.sources:
-        then = before.get(now.name)
-        if then is not None:
-            added, settled = ((now.added, then.added), (now.settled, then.settled))
-            found[now.name] = Rate(
-                *(
-                    None if new is None or old is None else max(0.0, (new - old) / seconds)
-                    for new, old in (added, settled)
-                )
-            )
-    return found
+def rates(samples: Sequence[Overview]) -> dict[str, Rate]:
+    """Return how fast the counts of each source grow over the newest `RATE_SAMPLES` samples."""
+    series: dict[str, list[tuple[float, SourceStatus]]] = {}
+    for sample in list(samples)[-RATE_SAMPLES:]:
+        for source in sample.status.sources:
+            series.setdefault(source.name, []).append((sample.at, source))
+    return {
+        name: Rate(
+            _rate([(at, source.added) for at, source in found]),
+            _rate([(at, source.settled) for at, source in found]),
+        )
+        for name, found in series.items()
+    }
+
+
+def _rate(counts: Sequence[tuple[float, int | None]]) -> float | None:
+    """Return how much a count grows in a second, as far as that is known."""
+    known = [(at, count) for at, count in counts if count is not None]
+    if len(known) < 2 or known[-1][1] < known[0][1]:  # noqa: PLR2004 - a rate is between two
+        return None
+    (began, before), (ended, now) = known[0], known[-1]
+    return (now - before) / max(ended - began, 0.001)

@@ -24,16 +24,11 @@ from ...cli.status import show_status
 from ...cli.terminal import ago
 from ...engine.sources import MAX_COUNTED, SourceStatus
 from ...engine.text import printable
-from ..overview import MAX_EXAMINED, Overview, overview
+from ..overview import MAX_EXAMINED, Overview
+from ..sampler import INTERVAL_S, TIMEOUT_S, Sampler, rates
 
-INTERVAL_S = 2.0
-"""Pause between two samples."""
-TIMEOUT_S = 10.0
-"""How long Redis may take to answer before the view reports a problem."""
 MAX_SAMPLES = 60
 """Number of samples that are kept, and drawn where there is room."""
-RATE_SAMPLES = 6
-"""Number of newest samples over which rates are taken; a single one would jump."""
 WIDE_COLUMNS = 120
 """Width from which sections are side by side, and tables have more columns."""
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -81,11 +76,6 @@ class View:
         self._problem = ""
         # Replaced and never changed, since a thread of Rich draws them.
         self._samples: tuple[Overview, ...] = ()
-
-    @property
-    def last(self) -> Overview | None:
-        """The newest sample."""
-        return self._samples[-1] if self._samples else None
 
     def add(self, found: Overview) -> None:
         """Add a sample."""
@@ -165,8 +155,10 @@ def follow(app: App, every: float) -> None:
     view = View(str(settings.config.dsn), every)
 
     async def work(redis: QueueClient) -> None:
-        def sample() -> Awaitable[Overview]:
-            return overview(redis, settings, before=view.last)
+        sampler = Sampler(lambda: redis, settings, every)
+
+        async def sample() -> Overview:
+            return (await sampler.current()).overview
 
         with Live(view, console=app.console, screen=True, refresh_per_second=2):
             await repeat(view, sample, every)
@@ -187,8 +179,7 @@ async def repeat(view: View, sample: Callable[[], Awaitable[Overview]], every: f
 async def step(view: View, sample: Callable[[], Awaitable[Overview]]) -> None:
     """Take one sample; an outage is shown until Redis is back."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            view.add(await sample())
+        view.add(await sample())
     except OUTAGE_ERRORS as exc:
         view.failed(exc)
 
@@ -246,19 +237,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
     return table
 
 
-def _rate(samples: Sequence[Overview], counts: Sequence[int | None]) -> Text:
-    """Return how much a count grows in a second, as far as that is known."""
-    known = [
-        (sample.at, count)
-        for sample, count in zip(samples, counts, strict=True)
-        if count is not None
-    ][-RATE_SAMPLES:]
-    if len(known) < 2 or known[-1][1] < known[0][1]:  # noqa: PLR2004 - a rate is between two
-        return _number(None)
-    (began, before), (ended, now) = known[0], known[-1]
-    return _number((now - before) / max(ended - began, 0.001))
-
-
 def _sources(samples: Sequence[Overview], limit: int, *, wide: bool) -> Section:
     """List the streams, the busiest if there are too many, and the queue."""
     found, width = samples[-1], 40 if wide else 10
@@ -273,6 +251,7 @@ def _sources(samples: Sequence[Overview], limit: int, *, wide: bool) -> Section:
     if room < len(streams):
         streams.sort(key=lambda item: -item[1].waiting - (item[1].in_work or 0))
     rows: list[list[Cell]] = []
+    speeds = rates(samples)
     for index, source in (*streams[:room], *queues):
         series = [sample.status.sources[index] for sample in samples]
         at_limit = source.waiting == MAX_COUNTED and source.delivered is None
@@ -280,8 +259,8 @@ def _sources(samples: Sequence[Overview], limit: int, *, wide: bool) -> Section:
             [
                 _source_name(source),
                 *lag([one.waiting for one in series], "+" if at_limit else ""),
-                _rate(samples, [one.added for one in series]),
-                _rate(samples, [one.settled for one in series]),
+                _number(speeds[source.name].added),
+                _number(speeds[source.name].settled),
                 _number(found.jobs if source.kind == "queue" else source.in_work),
                 _number(None) if source.kind == "queue" else ago(source.oldest_s),
                 *([_number(source.parked, "yellow")] if wide else ()),
