@@ -132,7 +132,7 @@ def release_notes(changelog: str, version: str, *, newest: bool = False) -> str:
             "tag the commit that released it"
         )
         raise ReleaseNotesError(message)
-    if not section.text.strip():
+    if all(not line or line.startswith("#") for line in section.text.splitlines()):
         message = (
             f"expected notes below {section.heading!r} in CHANGELOG.md, found none: "
             "write what users notice"
