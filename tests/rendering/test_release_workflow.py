@@ -82,6 +82,7 @@ def release(rendered: Path, registry: Path, tmp_path: Path) -> Workflow:
     }
     given = {
         "GITHUB_ACTOR": "someone",
+        "GITHUB_REF": f"refs/tags/v{VERSION}",
         "GITHUB_REF_NAME": f"v{VERSION}",
         "GITHUB_REPOSITORY": "Someone/Orders",
         "GITHUB_SERVER_URL": "https://github.com",
@@ -176,12 +177,15 @@ def test_both_images_become_one_version_that_is_verified(release: Workflow, regi
     verified = release.run("index", "Verify what was signed")
 
     assert (verified.returncode, verified.said) == (0, "")
-    signer = "--repo Someone/Orders --signer-workflow Someone/Orders/.github/workflows/release.yml"
-    sbom = "--predicate-type https://cyclonedx.org/bom"
+    signer = "--signer-workflow Someone/Orders/.github/workflows/release.yml"
+    provenance, sbom = "https://slsa.dev/provenance/v1", "https://cyclonedx.org/bom"
+    platforms = list(digests.values())
+    expected = [(digest, provenance) for digest in (sha256(index), *platforms)]
+    expected += [(digest, sbom) for digest in platforms]
     assert calls(registry).splitlines() == [
-        f"gh attestation verify oci://{IMAGE}@{sha256(index)} {signer}",
-        f"gh attestation verify oci://{IMAGE}@{digests['amd64']} {signer} {sbom}",
-        f"gh attestation verify oci://{IMAGE}@{digests['arm64']} {signer} {sbom}",
+        f"gh attestation verify oci://{IMAGE}@{digest} --repo Someone/Orders "
+        f"--predicate-type {kind} {signer} --source-ref refs/tags/v0.1.0"
+        for digest, kind in expected
     ]
 
 
@@ -259,12 +263,14 @@ def test_its_rights_are_few_and_what_is_signed_is_what_was_pushed(release: Workf
     name = "${{ needs.check.outputs.image }}"
     assert [(one["subject-name"], one["subject-digest"]) for one in signed] == [
         (name, "${{ steps.push.outputs.digest }}"),
+        (name, "${{ steps.push.outputs.digest }}"),
         (name, "${{ steps.join.outputs.digest }}"),
     ]
-    assert [one.get("sbom-path") for one in signed] == ["sbom.cdx.json", None]
+    assert [one.get("sbom-path") for one in signed] == [None, "sbom.cdx.json", None]
     steps = [step for job in jobs.values() for step in job["steps"]]
     unsigned = [step["name"] for step in steps if step.get("if") == "vars.ATTESTATIONS != 'none'"]
-    assert unsigned == ["Sign the SBOM", "Sign the build provenance", "Verify what was signed"]
+    provenance = "Sign the build provenance"
+    assert unsigned == [provenance, "Sign the SBOM", provenance, "Verify what was signed"]
 
 
 def test_the_documented_commands_set_the_version_that_the_tag_names(
