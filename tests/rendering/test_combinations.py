@@ -185,7 +185,7 @@ WORDS = {
     "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|status --watch|starlette|uvicorn|jinja2"
     r"|watchfiles|:workers\b|:history:",
     "devtools": r"devtools|\bdemo\b|\bchaos\b",
-    "leased_jobs": r"LeasedJobs|[Ll]eased\b|workerbase.jobs",
+    "leased_jobs": r"LeasedJobs|\b[Ll]eased\b|workerbase.jobs",
     "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",
     "kubernetes": r"(?i:kubernetes|kustomize|keda)|kubectl",
 }
@@ -199,8 +199,6 @@ ALLOWED = re.compile(
     | event_loop|asyncio\.Event
     | lease_events_total|event="\w+"|event=~\S+|\(kind,[ ]event\)|\{\{event\}\}
     | has[ ]a[ ]handler
-    # Of changelogs.
-    | \[Unreleased\]
     """,
     re.VERBOSE,
 )
