@@ -81,11 +81,16 @@ def check_style(session: nox.Session) -> None:
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": str(PACKAGE)})
     session.run("python", "tools/vocabulary.py")
     session.run("python", "tools/sizes.py", "--check")
+    # Those of the template that are rendered from Jinja are checked as rendered, in tests.
+    folders = (ROOT / ".github" / "workflows", ROOT / "template" / ".github" / "workflows")
+    workflows = [str(path) for folder in folders for path in sorted(folder.glob("*.yml"))]
+    session.run("actionlint", *workflows)
+    session.run("zizmor", "--offline", "--quiet", "--persona=pedantic", *workflows)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, the walls of the base, words and documented sizes."""
+    """Check style, format, the walls of the base, words, documented sizes and workflows."""
     install(session, "lint")
     check_style(session)
 

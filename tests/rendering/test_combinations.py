@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tomllib
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,7 @@ from rendering_support import (
     FEATURES,
     QUESTIONS,
     ROOT,
+    TOOLS,
     UNUSUAL,
     Answers,
     Tree,
@@ -27,6 +29,7 @@ from rendering_support import (
     files,
     pairwise,
     tool,
+    try_tool,
     values_of_each_question,
 )
 
@@ -77,7 +80,7 @@ def test_nothing_of_jinja_is_left(projects: dict[str, tuple[Answers, Path]]) -> 
             assert text == (BASE / path.partition("/workerbase/")[2]).read_text("utf-8")
             continue
         # The expressions of GitHub, Grafana and Prometheus look alike.
-        own = re.sub(r"\$\{\{ (github|matrix|secrets|steps)\.[^{}]* \}\}", "", text)
+        own = re.sub(r"\$\{\{ (github|matrix|needs|secrets|steps)\.[^{}]* \}\}", "", text)
         if path.startswith("deploy/grafana/"):
             json.loads(text)  # its nested objects end in braces, too
             own = re.sub(r"\{\{\w+\}\}|\}\}+(?=[\],\n])", "", own)
@@ -138,6 +141,8 @@ OF_FEATURES = {
 }
 """Files that are there with a feature and only then."""
 
+WORKFLOWS = {"ci.yml", "release.yml", "template-update.yml"}
+
 OF_TWO_FEATURES = {
     "deploy/kubernetes/base/groups.yaml": {"kubernetes", "streams"},
     "deploy/kubernetes/base/prometheus-rule.yaml": {"kubernetes", "telemetry"},
@@ -150,6 +155,8 @@ def test_choices_add_and_remove_whole_files(projects: dict[str, tuple[Answers, P
     for answers, project in projects.values():
         assert (project / "LICENSE").exists() is (answers["license"] != "Proprietary")
         assert (project / ".github").exists() is (answers["ci"] == "github")
+        workflows = {path.name for path in project.glob(".github/workflows/*")}
+        assert workflows == (WORKFLOWS if answers["ci"] == "github" else set())
         chosen = features_of(answers)
         for feature, patterns in OF_FEATURES.items():
             for pattern in patterns:
@@ -178,7 +185,7 @@ WORDS = {
     "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|status --watch|starlette|uvicorn|jinja2"
     r"|watchfiles|:workers\b|:history:",
     "devtools": r"devtools|\bdemo\b|\bchaos\b",
-    "leased_jobs": r"LeasedJobs|[Ll]eased\b|workerbase.jobs",
+    "leased_jobs": r"LeasedJobs|\b[Ll]eased\b|workerbase.jobs",
     "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",
     "kubernetes": r"(?i:kubernetes|kustomize|keda)|kubectl",
 }
@@ -192,8 +199,6 @@ ALLOWED = re.compile(
     | event_loop|asyncio\.Event
     | lease_events_total|event="\w+"|event=~\S+|\(kind,[ ]event\)|\{\{event\}\}
     | has[ ]a[ ]handler
-    # Of changelogs.
-    | \[Unreleased\]
     """,
     re.VERBOSE,
 )
@@ -233,6 +238,28 @@ def test_zizmor_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) 
     found += ROOT.glob(".github/workflows/*.yml")
 
     tool("zizmor", "--offline", "--no-progress", "--persona=pedantic", *found)
+
+
+ACTIONLINT = ("actionlint", "-no-color", "-shellcheck", str(TOOLS / "shellcheck"))
+
+
+def test_actionlint_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) -> None:
+    found = [*matching(projects, ".github/workflows/*.yml"), *ROOT.glob(".github/workflows/*.yml")]
+    # Most projects have the same ones.
+    different = {path.read_text("utf-8"): path for path in found}
+
+    tool(*ACTIONLINT, *different.values())
+
+
+def test_actionlint_reads_the_scripts_of_steps(tmp_path: Path) -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
+    broken = tmp_path / "release.yml"
+    broken.write_text(text.replace('create "$TAG"', "create $TAG"))
+
+    found = try_tool(*ACTIONLINT, broken)
+
+    assert found.returncode == 1
+    assert "SC2086" in found.stdout
 
 
 def test_pyproject_fits_its_schema(projects: dict[str, tuple[Answers, Path]]) -> None:
@@ -372,13 +399,25 @@ def test_a_project_names_each_python_that_its_ci_tests_and_no_other(
 def test_rendered_workflows_pin_actions_as_ours_do(
     projects: dict[str, tuple[Answers, Path]],
 ) -> None:
-    """Dependabot cannot see the template's workflows, but it sees ours."""
-    found: dict[str, set[str]] = {}
-    for path in [*matching(projects, ".github/workflows/*.yml"), *ROOT.glob(".github/*/*.yml")]:
-        for action, pin in re.findall(r"uses: (\S+)@(.+)", path.read_text("utf-8")):
-            found.setdefault(action, set()).add(pin)
+    """Dependabot sees our workflows, and those of the template that are not Jinja."""
+    config = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text("utf-8"))
+    (actions,) = (one for one in config["updates"] if one["package-ecosystem"] == "github-actions")
+    assert actions["directories"] == ["/", "/template/.github/workflows"]
+    folders = (".github/workflows", "template/.github/workflows")
+    seen = pins_of(path for folder in folders for path in (ROOT / folder).glob("*.yml"))
+    rendered = pins_of(matching(projects, ".github/workflows/*.yml"))
 
-    assert found
-    for action, pins in found.items():
+    assert seen
+    assert {action: seen.get(action) for action in rendered} == rendered
+    for action, pins in seen.items():
         assert len(pins) == 1, f"{action}: {pins}"
         assert re.fullmatch(r"[0-9a-f]{40} # v[\d.]+", *pins), f"{action}: {pins}"
+
+
+def pins_of(paths: Iterable[Path]) -> dict[str, set[str]]:
+    """Return what each action is pinned to."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        for action, pin in re.findall(r"uses: (\S+)@(.+)", path.read_text("utf-8")):
+            found.setdefault(action, set()).add(pin)
+    return found
