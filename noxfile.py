@@ -81,11 +81,20 @@ def check_style(session: nox.Session) -> None:
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": str(PACKAGE)})
     session.run("python", "tools/vocabulary.py")
     session.run("python", "tools/sizes.py", "--check")
-    # Those of the template that are rendered from Jinja are checked as rendered, in tests.
+    session.run("zizmor", "--offline", "--quiet", "--persona=pedantic", *workflows())
+
+
+def workflows() -> list[str]:
+    """Return the workflows here and of projects; those that are Jinja are checked as rendered."""
     folders = (ROOT / ".github" / "workflows", ROOT / "template" / ".github" / "workflows")
-    workflows = [str(path) for folder in folders for path in sorted(folder.glob("*.yml"))]
-    session.run("actionlint", *workflows)
-    session.run("zizmor", "--offline", "--quiet", "--persona=pedantic", *workflows)
+    return [str(path) for folder in folders for path in sorted(folder.glob("*.yml"))]
+
+
+@nox.session(default=False)
+def actionlint(session: nox.Session) -> None:
+    """Check workflows and the scripts in them with actionlint, whose program comes from GitHub."""
+    install(session, "workflows")
+    session.run("actionlint", *workflows())
 
 
 @nox.session

@@ -1,6 +1,7 @@
-"""The sizes in the documentation are those of the code."""
+"""Sizes in the documentation are those of the code, and files have names of their own."""
 
 import runpy
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,3 +20,9 @@ def test_comments_docstrings_and_blank_lines_do_not_count(tmp_path: Path) -> Non
 
     assert SIZES["code_lines"](module) == 3
     assert SIZES["code_lines"](script) == 1
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    # pytest imports them by these names alone, and refuses the second of two.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -18,7 +18,6 @@ from rendering_support import (
     FEATURES,
     QUESTIONS,
     ROOT,
-    TOOLS,
     UNUSUAL,
     Answers,
     Tree,
@@ -29,7 +28,6 @@ from rendering_support import (
     files,
     pairwise,
     tool,
-    try_tool,
     values_of_each_question,
 )
 
@@ -238,28 +236,6 @@ def test_zizmor_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) 
     found += ROOT.glob(".github/workflows/*.yml")
 
     tool("zizmor", "--offline", "--no-progress", "--persona=pedantic", *found)
-
-
-ACTIONLINT = ("actionlint", "-no-color", "-shellcheck", str(TOOLS / "shellcheck"))
-
-
-def test_actionlint_finds_nothing_to_say(projects: dict[str, tuple[Answers, Path]]) -> None:
-    found = [*matching(projects, ".github/workflows/*.yml"), *ROOT.glob(".github/workflows/*.yml")]
-    # Most projects have the same ones.
-    different = {path.read_text("utf-8"): path for path in found}
-
-    tool(*ACTIONLINT, *different.values())
-
-
-def test_actionlint_reads_the_scripts_of_steps(tmp_path: Path) -> None:
-    text = (ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8")
-    broken = tmp_path / "release.yml"
-    broken.write_text(text.replace('create "$TAG"', "create $TAG"))
-
-    found = try_tool(*ACTIONLINT, broken)
-
-    assert found.returncode == 1
-    assert "SC2086" in found.stdout
 
 
 def test_pyproject_fits_its_schema(projects: dict[str, tuple[Answers, Path]]) -> None:
