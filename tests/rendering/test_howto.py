@@ -466,7 +466,7 @@ def test_the_recipes_for_agents_are_short_and_work(
         )
         assert done.returncode == 0, done.stdout
     assert "name='resize_image'" in done.stdout
-    assert "name='cron:resize_image'" in done.stdout
+    assert "name=cron:resize_image " in done.stdout
 
 
 def test_the_checks_for_agents_are_those_of_the_readme() -> None:
