@@ -203,6 +203,7 @@ def running(
             raise
         finally:
             process.kill()
+            process.wait()
 
 
 def make_application(folder: Path, project: Path, page: Page) -> Path:
@@ -238,7 +239,7 @@ def send_from_everywhere(
 ) -> None:
     """Send by each way that the page describes: from order 1 on, one for each way."""
     port = free_port()
-    app = (programs / "uvicorn", "app:app", f"--port={port}")
+    app = (programs / "fastapi", "run", "--host=127.0.0.1", f"--port={port}", "app.py")
     with (
         running(folder / "app.log", folder, settings, *app),
         httpx.Client(
