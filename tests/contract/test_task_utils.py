@@ -1,6 +1,7 @@
 """Scheduling from inside a job, and typed access to ctx."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -133,6 +134,31 @@ def test_the_state_is_what_the_lifespan_yielded() -> None:
         get_state({}, Shop)
     with pytest.raises(WorkerError, match=r"ctx\['state'\] should be str but is Shop"):
         get_state({"state": shop}, str)
+
+
+@dataclass
+class OfHandler:
+    """The part of a handler's ``ctx`` that matters here."""
+
+    worker: WorkerContext
+
+
+def test_a_handler_reads_state_and_configuration_with_types_as_a_task_does() -> None:
+    class Own(WorkerConfig):
+        shop: str = "here"
+
+    worker = WorkerContext(settings=ResolvedSettings(config=Own()), state=["open"])
+    ctx: Ctx = {"worker": worker, "state": worker.state}
+    for given in (ctx, OfHandler(worker)):
+        assert get_state(given, list) == ["open"]
+        assert get_config(given, Own).shop == "here"
+        assert get_config(given) is worker.config
+        with pytest.raises(WorkerError, match=r"ctx\['state'\] should be str but is list"):
+            get_state(given, str)
+
+    plain = OfHandler(WorkerContext(settings=ResolvedSettings(config=WorkerConfig())))
+    with pytest.raises(WorkerError, match=r"ctx\['config'\] should be Own but is W"):
+        get_config(plain, Own)
 
 
 def test_job_info_describes_the_job_or_none() -> None:

@@ -17,6 +17,7 @@ WHO_READS = {
     ".github/workflows/*.yml": "GitHub",
     ".gitignore": "git",
     ".pre-commit-config.yaml": "pre-commit",
+    "AGENTS.md": "people and coding agents",
     "CHANGELOG.md": "people",
     "deploy/grafana/*.json": "Grafana",
     "deploy/prometheus/*.yml": "Prometheus",

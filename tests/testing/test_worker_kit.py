@@ -13,7 +13,7 @@ from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, WorkerConfig,
 from workerbase.jobs import LeasedJobs
 from workerbase.process.service import worker_of
 from workerbase.streams import Event, EventContext, EventRouter, Streams, publish, publish_fields
-from workerbase.task_utils import get_config
+from workerbase.task_utils import get_config, get_state
 from workerbase.testing import Run, WorkerKit, worker_kit
 from workerconfig import Config
 
@@ -200,6 +200,31 @@ async def test_what_does_not_come_to_rest_is_reported_with_what_was_done(
         hangs = r"\S*stuck \([\w-]+\)"
         with pytest.raises(TimeoutError, match=rf"in 0.3 s; running: {hangs}; so far: {done}$"):
             await kit.run()
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+async def test_a_fake_is_given_in_place_of_what_the_lifespan_makes(
+    tmp_path: Path, with_config: bool
+) -> None:
+    state.clear()
+    seen: list[str] = []
+
+    @task()
+    async def look(ctx: Ctx) -> None:
+        seen.append(get_state(ctx, str))
+
+    class Settings(Leased):
+        functions = (look,)
+
+    own = Config(queue_name="of the test") if with_config else None
+    health_file = str(tmp_path / "healthy")
+    async with WorkerKit(Settings, health_file, config=own, state="a fake") as kit:
+        assert get_state(kit.ctx, str) == kit.worker.state == "a fake"
+        await kit.enqueue(look.job())
+        await kit.run()
+        assert (kit.config.queue_name == "of the test") is with_config
+    assert seen == ["a fake"]
+    assert state == []
 
 
 @pytest.mark.parametrize("settings", [Leased, Arq])

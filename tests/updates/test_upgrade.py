@@ -17,7 +17,7 @@ also its tests with real processes."""
 
 every_release = pytest.mark.parametrize(("old", "new"), PAIRS)
 
-OWN = ("src/my_worker/", "tests/", "README.md", "CHANGELOG.md", "LICENSE")
+OWN = ("src/my_worker/", "tests/", "AGENTS.md", "README.md", "CHANGELOG.md", "LICENSE")
 SHARED = tuple(f"tests/test_{name}.py" for name in ("kubernetes", "limits", "metrics", "project"))
 NOT_OWN = ("src/my_worker/workerbase/", "src/my_worker/py.typed", "tests/test_base.py", *SHARED)
 

@@ -1,14 +1,12 @@
 """Tasks: functions that run as arq jobs. List them in `worker`."""
 
-import logging
-
+from .resources import Resources
 from .workerbase import Ctx, task
-
-logger = logging.getLogger(__name__)
+from .workerbase.task_utils import get_state
 
 
 @task(max_retries=3)
 async def send_confirmation(ctx: Ctx, order_id: int, email: str) -> str:
     """Send the confirmation of an order."""
-    logger.info("confirming order %d", order_id)  # the address stays out of the log
+    await get_state(ctx, Resources).mailer.send(email, f"Order {order_id} is confirmed.")
     return f"confirmed {order_id}"

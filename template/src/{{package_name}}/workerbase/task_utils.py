@@ -3,7 +3,17 @@
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Never,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from arq.connections import ArqRedis
 from arq.jobs import Job
@@ -37,6 +47,16 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+C = TypeVar("C", bound=WorkerConfig)
+
+
+class InWorker(Protocol):
+    """A ``ctx`` that names its worker, as that of a handler does."""
+
+    @property
+    def worker(self) -> WorkerContext:
+        """The worker."""
+        ...
 
 
 def task(
@@ -122,18 +142,27 @@ async def enqueue(ctx: Ctx, function: str | Call, *args: object, **options: obje
     return await redis.enqueue_job(cast("str", function), *args, **cast("dict[str, Any]", options))
 
 
-def get_config(ctx: Ctx) -> WorkerConfig:
-    """Return the worker's configuration."""
-    return get(ctx, "worker", WorkerContext).config
+@overload
+def get_config(ctx: Ctx | InWorker) -> WorkerConfig: ...
+@overload
+def get_config(ctx: Ctx | InWorker, kind: type[C]) -> C: ...
+def get_config(ctx: Ctx | InWorker, kind: type[WorkerConfig] = WorkerConfig) -> WorkerConfig:
+    """Return the worker's configuration, with the type of the project's own ``kind``.
+
+    Raises:
+        WorkerError: it is not a ``kind``.
+    """
+    worker = get(ctx, "worker", WorkerContext) if isinstance(ctx, dict) else ctx.worker
+    return get({"config": worker.config}, "config", kind)
 
 
-def get_state(ctx: Ctx, kind: type[T]) -> T:
+def get_state(ctx: Ctx | InWorker, kind: type[T]) -> T:
     """Return the object that the project's lifespan yielded.
 
     Raises:
         WorkerError: there is none, or it is not a ``kind``.
     """
-    return get(ctx, "state", kind)
+    return get(ctx if isinstance(ctx, dict) else {"state": ctx.worker.state}, "state", kind)
 
 
 async def enqueue_in(

@@ -23,7 +23,7 @@ class EventContext:
     """How often Redis has delivered this entry; above 1 after a crash."""
     redis: RedisClient
     worker: WorkerContext
-    """The worker: its ``state`` is what the project's lifespan yielded."""
+    """The worker. `task_utils.get_state` returns what the project's lifespan yielded, typed."""
 
     async def publish(self, *events: Event) -> list[EntryId]:
         """Publish further events over the worker's connection; errors are those of `publish`."""

@@ -13,6 +13,7 @@ What needs blocking reads or a second process belongs into a test on a real serv
 import asyncio
 import contextlib
 from collections.abc import Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -29,7 +30,7 @@ from ..monitor import Monitor, Monitors, Outcome, Work
 from ..process.heartbeat import Heartbeat
 from ..process.requeue import REQUEUE_TASK
 from ..process.runner import services_of
-from ..process.service import Service, WorkerContext
+from ..process.service import Lifespan, Service, WorkerContext
 from ..process.settings import resolved_settings
 from ..types import Call, Ctx, RedisClient
 
@@ -106,6 +107,13 @@ class Run(Monitor):
         return self._of("failed")
 
 
+def _lifespan_of(state: object) -> Lifespan:
+    def lifespan(_: Ctx) -> AbstractAsyncContextManager[object]:
+        return contextlib.nullcontext(state)
+
+    return lifespan
+
+
 class WorkerKit:
     """A worker on fakeredis.
 
@@ -114,6 +122,8 @@ class WorkerKit:
         health_file: the path of the heartbeat file meanwhile.
         config: the configuration, in place of the one in the settings: for hooks, lifespan,
             handlers and tasks alike. What the class sets itself takes precedence.
+        state: fakes for tests: what handlers and tasks are given in place of what the lifespan
+            yields, which is not entered then.
     """
 
     def __init__(
@@ -122,9 +132,12 @@ class WorkerKit:
         health_file: str,
         *,
         config: WorkerConfig | None = None,
+        state: object = None,
     ) -> None:
-        if config is not None:
-            settings = type(settings.__name__, (settings,), {"config": config})
+        given = {"config": config, "lifespan": None if state is None else _lifespan_of(state)}
+        members = {name: value for name, value in given.items() if value is not None}
+        if members:
+            settings = type(settings.__name__, (settings,), members)
         self.settings = resolved_settings(settings)
         if not self.settings.config.keep_result:  # to report the results of jobs
             kept = self.settings.config.model_copy(update={"keep_result": RESULT_TTL_S})
