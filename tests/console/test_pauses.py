@@ -214,6 +214,34 @@ async def test_a_worker_that_starts_while_all_is_paused_starts_nothing_until_the
         await until(lambda: len(shop.done) == 20, 6)
 
 
+@pytest.mark.parametrize("engine", ["leased", "arq"])
+async def test_a_paused_task_waits_under_all_its_names(
+    config: Config, redis: QueueClient, engine: str
+) -> None:
+    done: list[str] = []
+
+    @task(aliases=["former"], max_retries=1)
+    async def tidy(ctx: Ctx) -> None:
+        done.append(str(ctx["job_id"]))
+
+    every_second: Any = tidy.cron(second=set(range(60)))
+    jobs = [LeasedJobs()] if engine == "leased" else []
+    more = {"functions": [tidy], "cron_jobs": [every_second], "services": (*jobs, History())}
+    settings = resolved_settings(settings_of(config, **more))
+    await begin(plain(redis), settings, "task", tidy.name, who="anna")
+    await redis.enqueue_job("former", _job_id="renamed")
+    stop = asyncio.Event()
+    running = asyncio.create_task(serve(settings, stop))
+    await asyncio.sleep(3.2)
+    waiting = await redis.zcard(QUEUE)
+    assert (done, waiting > 2) == ([], True)
+    assert await end(plain(redis), QUEUE, "task", tidy.name)
+    await until(lambda: len(done) >= waiting, 5)
+    await until(lambda: "renamed" in done, 5)
+    stop.set()
+    await running
+
+
 async def test_an_outage_of_redis_ends_no_pause(own_server: Server, config_for: ConfigFor) -> None:
     config = config_for(own_server, consumer_group="shop", drain_timeout=1)
     shop, redis = Shop(config, "leased"), connect(config.dsn)

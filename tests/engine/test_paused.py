@@ -23,7 +23,8 @@ def test_each_kind_is_paused_for_itself() -> None:
     paused.set([pause("stream", "a"), pause("event", "b"), pause("task", "c")])
     assert paused
     assert [paused.stream(name) for name in "abc"] == [True, False, False]
-    assert [paused.task(name) for name in "abc"] == [False, False, True]
+    assert [paused.task([name]) for name in "abc"] == [False, False, True]
+    assert paused.task({"former name of c", "c"})
     assert paused.message("a", "x")
     assert paused.message("x", "b")
     assert not paused.message("x", "a")

@@ -64,9 +64,9 @@ class Paused:
         """Whether no job of the queue starts."""
         return self._queue or not self.known
 
-    def task(self, name: str) -> bool:
-        """Whether the jobs of this task do not start."""
-        return ("task", name) in self._names
+    def task(self, names: Iterable[str]) -> bool:
+        """Whether the jobs of a task do not start that goes by these names."""
+        return any(("task", name) in self._names for name in names)
 
     def stream(self, name: str) -> bool:
         """Whether no message of this stream starts."""

@@ -172,9 +172,10 @@ class JobExecutor:
             logger.info("%6.2fs ⊘ %s aborted before start", waited, attempt.ref)
             raise RefusedError(asyncio.CancelledError())
         attempt.function = self._function_of(attempt)
-        if self._worker.paused.task(attempt.function_name):
+        paused = self._worker.paused
+        if paused and paused.task(Task.names_of(attempt.function)):
             attempt.paused = attempt.uncounted = True
-            attempt.decision = Retry(self._worker.paused.delay())
+            attempt.decision = Retry(paused.delay())
             return
         if enqueued_attempt > attempt.number:
             attempt.number = enqueued_attempt

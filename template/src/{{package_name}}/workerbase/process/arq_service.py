@@ -120,19 +120,21 @@ class _Worker(Worker):
         held = {
             job_id: time.time() * 1000 + self.paused.delay() * 1000
             for job_id, job, running in zip(job_ids, found, found[len(ids) :], strict=False)
-            if job and not running and self.paused.task(self._function_of(job))
+            if job and not running and self.paused.task(self._names_of(job))
         }
         if held:
             await self.pool.zadd(queue, cast("Any", held), xx=True)
             self.hides_more = len(job_ids) >= self.queue_read_limit
         return [job_id for job_id in job_ids if job_id not in held]
 
-    def _function_of(self, job: bytes) -> str:
-        """Return the function of a job; empty if it cannot be read, which arq then reports."""
+    def _names_of(self, job: bytes) -> set[str]:
+        """Return the names of the function of a job; none if it cannot run, which arq reports."""
         try:
-            return str(deserialize_job_raw(job, deserializer=self.job_deserializer)[0])
+            name = deserialize_job_raw(job, deserializer=self.job_deserializer)[0]
         except SerializationError:
-            return ""
+            return set()
+        function = self.functions.get(name)
+        return set() if function is None else Task.names_of(function)
 
     def _release_sem_dec_counter_on_complete(self) -> None:
         super()._release_sem_dec_counter_on_complete()

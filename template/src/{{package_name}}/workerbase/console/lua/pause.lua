@@ -11,15 +11,14 @@
 
 local pauses, what, about, length_ms = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 
-local now, known = now_ms(), redis.call('HGETALL', pauses)
+local now, known, was_paused = now_ms(), redis.call('HGETALL', pauses), 0
 for i = 1, #known, 2 do
   local ends = cjson.decode(known[i + 1])['until']
-  if type(ends) == 'number' and ends <= now then redis.call('HDEL', pauses, known[i]) end
+  local over = type(ends) == 'number' and ends <= now
+  if known[i] == what and not over then was_paused = 1 end
+  if over or known[i] == what then redis.call('HDEL', pauses, known[i]) end
 end
-local was_paused = redis.call('HEXISTS', pauses, what)
-if about == '' then
-  redis.call('HDEL', pauses, what)
-else
+if about ~= '' then
   local pause = cjson.decode(about)
   pause['since'] = now
   if length_ms then pause['until'] = now + length_ms end
