@@ -7,7 +7,7 @@ from processkit import Project
 from workerbase.cli import make_cli
 
 CORE = ["dlq", "enqueue", "find", "health", "jobs", "run", "schedule", "status"]
-FEATURES = ["base", "chaos", "console", "demo", "dev", "groups", "publish"]
+FEATURES = ["base", "chaos", "console", "demo", "dev", "groups", "pause", "publish", "resume"]
 
 
 @pytest.fixture
