@@ -96,9 +96,9 @@ async def test_a_pause_that_is_over_counts_as_ended_and_is_removed_with_the_next
     assert len(await read_pauses(redis, QUEUE)) == 2
     await until(lambda: _count(redis, 1))
     assert await redis.hlen(keys.pauses(QUEUE)) == 2
-    assert not await end(plain(redis), QUEUE, "task", "bill"), "it had ended"
-    assert await redis.hlen(keys.pauses(QUEUE)) == 1
     await begin(plain(redis), settings, "event", "order.placed", who="b")
+    assert await redis.hlen(keys.pauses(QUEUE)) == 1
+    assert not await end(plain(redis), QUEUE, "task", "bill"), "it had ended"
     (pause,) = await read_pauses(redis, QUEUE)
     assert (pause.who, pause.until) == ("b", None)
 
