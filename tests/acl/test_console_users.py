@@ -1,7 +1,7 @@
 """users.conf: the worker's user is enough for the console and the commands for jobs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -14,11 +14,13 @@ from workerbase.console.history import Recorder
 from workerbase.console.inspector.find import find
 from workerbase.console.inspector.jobs import LISTED, Jobs
 from workerbase.console.inspector.schedule import read_schedule
+from workerbase.console.pauses import begin, end, read_pauses
 from workerbase.console.sampler import Sampler
 from workerbase.jobs import LeasedJobs
 from workerbase.monitor import Work
 from workerbase.process.settings import resolved_settings
 from workerbase.streams import Event, EventContext, EventRouter, Streams
+from workerbase.types import RedisClient
 from workerconfig import Config
 
 
@@ -71,4 +73,8 @@ async def test_the_console_and_the_commands_for_jobs_may_do_their_work(
             assert (await find(client, settings, "later")).sightings
             (entry,) = await read_schedule(client, settings)
             assert entry.last is not None
+            redis = cast("RedisClient", client)
+            await begin(redis, settings, "task", tidy.name, who="me", seconds=60)
+            assert len(await read_pauses(client, "arq:queue")) == 1
+            assert await end(redis, "arq:queue", "task", tidy.name)
         await client.aclose(close_connection_pool=True)

@@ -16,7 +16,9 @@ FEATURES = [
     "find",
     "groups",
     "jobs",
+    "pause",
     "publish",
+    "resume",
     "schedule",
 ]
 

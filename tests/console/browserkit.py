@@ -17,7 +17,10 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PAGES = ("", "queues", "dead", "jobs", "jobs?state=finished", "schedule", "workers", "catalogue")
+PAGES = (
+    "", "queues", "dead", "jobs", "jobs?state=finished", "schedule", "workers", "pauses",
+    "catalogue",
+)  # fmt: skip
 WIDTHS = (360, 1920)
 
 

@@ -181,7 +181,7 @@ def test_every_combination_of_features_is_rendered(
 WORDS = {
     "streams": r"[Ss]tream(?!lit)|event_|\b[Ee]vents?\b(?! loop)|handler|consumer|publish|parked",
     "console": r"(?<!```)\b[Cc]onsole|\bHistory\b|status --watch|starlette|uvicorn|jinja2"
-    r"|watchfiles|:workers\b|:history:",
+    r"|watchfiles|:workers\b|:history:|:pauses\b|(?i:worker_?paused)",
     "devtools": r"devtools|\bdemo\b|\bchaos\b",
     "leased_jobs": r"LeasedJobs|\b[Ll]eased\b|workerbase.jobs",
     "telemetry": r"telemetry|(?i:prometheus)|metrics|[Ss]entry|structlog|opentelemetry|(?i:otel)",

@@ -16,7 +16,7 @@ from workerbase.testing.redis_server import Server
 def projects(copier_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Rendered workers: one that always runs, one that KEDA starts and stops, one of jobs only."""
     folder = tmp_path_factory.mktemp("projects")
-    always = ["streams", "leased_jobs", "telemetry"]
+    always = ["streams", "leased_jobs", "telemetry", "console"]
     features = {
         "steady": always,
         "scaled": [*always, "kubernetes"],

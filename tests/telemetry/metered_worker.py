@@ -1,6 +1,6 @@
 """A worker with telemetry in a process of its own; its handlers do what the message says.
 
-With ``METERED_JOBS=arq`` arq's own worker runs the jobs.
+With ``METERED_JOBS=arq`` arq's own worker runs the jobs; with ``METERED_HISTORY`` it heeds pauses.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import time
 
 from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, task
 from workerbase.cli.terminal import setup_logging
+from workerbase.console import History
 from workerbase.jobs import LeasedJobs
 from workerbase.process import runner
 from workerbase.process.settings import resolved_settings
@@ -71,6 +72,7 @@ class WorkerSettings(BaseArqWorkerSettings):
         Streams(router),
         *([] if os.environ.get("METERED_JOBS") == "arq" else [LeasedJobs()]),
         Telemetry(),
+        *([History()] if os.environ.get("METERED_HISTORY") else []),
     )
 
 

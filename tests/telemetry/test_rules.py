@@ -9,9 +9,11 @@ import pytest
 import yaml
 from arq.connections import ArqRedis
 from deploykit import ALERTS, ALERTS_TEST, PROMETHEUS, rules, targets
-from metered_worker import Order
+from metered_worker import Order, WorkerSettings
 from meterkit import Scrape, Start
 from promql import problems, read
+from workerbase.console.pauses import begin
+from workerbase.process.settings import resolved_settings
 from workerbase.streams.publish import publish
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
@@ -35,13 +37,15 @@ def queries(project: Path) -> dict[str, str]:
 @pytest.fixture
 async def scraped(redis: ArqRedis, client: RedisClient, server: Server, start: Start) -> Scrape:
     """What a worker exports after it handled and gave up a message and a job."""
-    worker = start(server)
+    worker = start(server, METERED_HISTORY="1")
+    await begin(client, resolved_settings(WorkerSettings), "event", "order.cancelled", who="me")
     await publish(client, Order(how="fine"), Order(how="refused"))
     for how in ("fine", "refused"):
         await redis.enqueue_job("ship", how)
     return worker.scrape_until(
         lambda s: (
             "worker_dlq_newest_entries" in s.labels
+            and s.value("worker_paused", kind="event", name="order.cancelled") == 1
             and s.attempts("message", "dead_lettered")
             and s.attempts("job", "dead_lettered")
         ),

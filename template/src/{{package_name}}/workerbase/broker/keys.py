@@ -22,6 +22,7 @@ key                                type    lifetime
 ``{queue}:workers``                hash    ten minutes: each worker describes itself in a field
 ``{queue}:history:{time}``         hash    what happened in a span of time, for some hours
 ``{queue}:cron-runs``              hash    `TICK_TTL_MS`: the last run of each cron job
+``{queue}:pauses``                 hash    what is paused, until somebody ends or begins a pause
 ``{queue}:health-check``           string  arq's health check interval (arq)
 ``arq:job:{job id}``               string  the serialized job, until it ends or expires (arq)
 ``arq:result:{job id}``            string  the serialized result, as long as it is kept (arq)
@@ -154,6 +155,11 @@ def workers(queue: str) -> str:
 def history(queue: str, start_s: int) -> str:
     """Return the hash of what happened in the span of time that began at ``start_s``."""
     return f"{queue}:history:{start_s}"
+
+
+def pauses(queue: str) -> str:
+    """Return the hash of what is paused of the service that has ``queue``."""
+    return f"{queue}:pauses"
 
 
 def cron_runs(queue: str) -> str:

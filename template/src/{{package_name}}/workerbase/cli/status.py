@@ -1,5 +1,6 @@
 """``status``: what waits, what is in work, what failed."""
 
+import time
 from typing import cast
 
 import click
@@ -8,6 +9,8 @@ from rich.table import Table
 
 from ..broker.enqueue import QueueClient
 from ..broker.server_info import ServerInfo
+from ..engine.pauses import Pause
+from ..engine.text import printable
 from ..inspector.status import Status, snapshot
 from ..types import RedisClient
 from .app import App, pass_app
@@ -34,6 +37,8 @@ def show_status(app: App, *, as_json: bool) -> None:
         print_json(found.as_dict())
     else:
         app.console.print(status_table(found))
+        for pause in found.pauses:
+            app.console.print(f"[yellow]paused:[/yellow] {escape(pause_line(pause))}")
         for warning in found.warnings:
             app.console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
 
@@ -58,6 +63,16 @@ def status_table(found: Status) -> Table:
             _count(source.dead_letters, "red"),
         )
     return table
+
+
+def pause_line(pause: Pause) -> str:
+    """Describe a pause: what, since when, until when, by whom and why."""
+    now = time.time()
+    ends = "" if pause.until is None else f", for {ago(max(0.0, pause.until - now))} more"
+    why = f": {pause.why}" if pause.why else ""
+    since = ago(max(0.0, now - pause.since))
+    line = f"{pause.kind} {pause.name} for {since}{ends}, by {pause.who}{why}"
+    return printable(line, one_line=True)
 
 
 def _memory(info: ServerInfo) -> str:

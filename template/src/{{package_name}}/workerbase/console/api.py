@@ -20,6 +20,8 @@ from .letters import Query, find, one
 from .operations import DONE, Action, Operation, TooManyError
 from .pages.jobs import CHANGES, change_job
 from .pages.letters import operation_of
+from .pages.pauses import change_pause
+from .pauses import NotKnownError
 from .site import body_of, site_of
 
 Endpoint = Callable[[Request], Awaitable[object]]
@@ -41,7 +43,7 @@ def _answers(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
             found = await endpoint(request)
         except Problem as problem:
             return JSONResponse({"error": str(problem)}, problem.status)
-        except (PayloadError, TooManyError) as exc:
+        except (PayloadError, TooManyError, NotKnownError) as exc:
             return JSONResponse({"error": str(exc)}, 400)
         return JSONResponse(redact.data(json.loads(codec.to_display_json(found))))
 
@@ -110,6 +112,12 @@ async def change(request: Request) -> object:
         msg = f"action is {action!r}, not one of {', '.join(CHANGES)}"
         raise Problem(msg)
     return {"id": job_id, "result": await change_job(site_of(request), request, job_id, action)}
+
+
+async def change_pauses(request: Request) -> object:
+    """Pause or resume: ``{"action": …, "kind": …, "name": …, "for": …, "reason": …}``."""
+    body = await _body(request)
+    return {"result": await change_pause(request, {name: str(v) for name, v in body.items()})}
 
 
 async def schedule(request: Request) -> object:
@@ -207,6 +215,7 @@ ROUTES = (
     Route("/api/jobs", _answers(jobs)),
     Route("/api/job", _answers(job)),
     Route("/api/job", _answers(change), methods=["POST"]),
+    Route("/api/pauses", _answers(change_pauses), methods=["POST"]),
     Route("/api/schedule", _answers(schedule)),
     Route("/api/find", _answers(search)),
     Route("/api/dead", _answers(dead)),

@@ -2,6 +2,7 @@
 
 Each worker adds its counts to a hash for each span of time, which expires by itself, and
 describes itself in a field of one hash. Of each span one worker, the first, samples the queues.
+Beside that it learns what operators have paused (`pauses`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from arq.connections import ArqRedis
 
@@ -21,12 +22,14 @@ from ..broker import codec, keys
 from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..config import WorkerConfig
+from ..engine.pauses import Pause
 from ..engine.supervisor import cancel
 from ..inspector.status import snapshot
 from ..monitor import Monitor, Outcome, Work
 from ..process.requeue import REQUEUE_TASK
 from ..process.service import ResolvedSettings, Service, redis_of, worker_of
-from ..types import Ctx, RedisArg
+from ..types import Ctx, RedisArg, RedisClient
+from .pauses import follow, read_pauses, refresh
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ RECENT_FLUSHES = 12
 
 
 class History(Service):
-    """Records what the worker does, for the console and ``status --watch``."""
+    """Records what the worker does, for the console and ``status --watch``; heeds pauses."""
 
     name = "history"
 
@@ -53,6 +56,10 @@ class History(Service):
         """Return the monitor that records."""
         del config
         return (Recorder(),)
+
+    async def pauses(self, redis: RedisClient, config: WorkerConfig) -> Sequence[Pause]:
+        """Report what is paused."""
+        return await read_pauses(cast("ArqRedis", redis), config.queue_name)
 
 
 class _Running(AbstractContextManager[None]):
@@ -128,11 +135,16 @@ class Recorder(Monitor):
             return
         settings = worker.settings
         self._cron = frozenset(job.name for job in settings.cron_jobs)
-        writing = asyncio.create_task(self._run(redis, settings), name="history")
+        worker.paused.known = False  # an outage may hide a pause
+        await refresh(redis, worker)
+        tasks = {
+            asyncio.create_task(self._run(redis, settings), name="history"),
+            asyncio.create_task(follow(redis, worker), name="pauses"),
+        }
         try:
             yield
         finally:
-            await cancel({writing})
+            await cancel(tasks)
             try:
                 await self.flush(redis, settings)
                 gone = ("HDEL", keys.workers(settings.config.queue_name), self.name)

@@ -72,8 +72,8 @@ class Query:
             event_type=self.type,
             error=self.error,
             reason=self.reason or None,
-            newer_than=_seconds(self.newer),
-            older_than=_seconds(self.older),
+            newer_than=seconds_of(self.newer),
+            older_than=seconds_of(self.older),
             since=_moment(self.since),
             where=tuple(map(_condition, self.where.split())),
         )
@@ -101,7 +101,12 @@ class Query:
         return queues_of(redis, settings.sources(), source=self.source, parked=self.parked)
 
 
-def _seconds(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
+    """Return a duration such as ``2h`` in seconds; None where there is none.
+
+    Raises:
+        PayloadError: it is not a duration.
+    """
     if not text:
         return None
     try:

@@ -31,6 +31,7 @@ PAGES = (
     ("jobs", "Jobs"),
     ("schedule", "Schedule"),
     ("workers", "Workers"),
+    ("pauses", "Pauses"),
     ("catalogue", "Catalogue"),
 )
 """Paths and titles of what the navigation lists."""

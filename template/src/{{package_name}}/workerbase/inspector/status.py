@@ -7,6 +7,7 @@ from ..broker import codec, keys
 from ..broker.clock import now_ms
 from ..broker.server_info import ServerInfo
 from ..config import WorkerConfig
+from ..engine.pauses import Pause
 from ..engine.sources import MAX_COUNTED, SourceStatus
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
@@ -20,6 +21,7 @@ class Status:
     server: str
     sources: tuple[SourceStatus, ...]
     info: ServerInfo = field(default_factory=partial(ServerInfo, name="redis"))
+    pauses: tuple[Pause, ...] = ()
     worker_alive: bool = True
     """Whether a worker has written the key that ``arq --check`` reads, or read a stream."""
 
@@ -56,8 +58,10 @@ async def snapshot(redis: RedisClient, settings: ResolvedSettings) -> Status:
     config = settings.config
     info = await ServerInfo.read(redis)
     sources: list[SourceStatus] = []
+    pauses: list[Pause] = []
     for service in settings.services:
         sources += await service.status(redis, config)
+        pauses += await service.pauses(redis, config)
     sources.append(await queue_status(redis, config))
     alive = any(source.alive for source in sources) or bool(
         await redis.execute_command("EXISTS", settings.health_check_key)
@@ -67,6 +71,7 @@ async def snapshot(redis: RedisClient, settings: ResolvedSettings) -> Status:
         server=info.name,
         sources=tuple(sources),
         info=info,
+        pauses=tuple(pauses),
         worker_alive=alive,
     )
 

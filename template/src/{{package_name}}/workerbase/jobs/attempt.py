@@ -60,7 +60,9 @@ class Attempt:
     """W3C ``traceparent`` of the sender, if there is one."""
     ran_seconds: float = 0.0
     uncounted: bool = False
-    """The worker stops; the attempt does not count."""
+    """The worker stops, or the task is paused; the attempt does not count."""
+    paused: bool = False
+    """The task is paused: the job was not started, and is put back."""
 
     @property
     def outcome(self) -> Outcome:

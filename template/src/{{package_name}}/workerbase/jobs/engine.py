@@ -80,6 +80,7 @@ class JobEngine:
             held=self.held,
             run=self._run,
             renew_overdue=self.renewer.renew_overdue,
+            release_all=self.leases.release_all,
             lease_seconds=self.leases.lease_seconds,
         )
         self.upkeep = QueueUpkeep(worker=worker, cancel=self.executor.cancel, summary=self._summary)

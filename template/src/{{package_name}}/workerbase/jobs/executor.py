@@ -86,6 +86,8 @@ class JobExecutor:
             attempt.decision = refused.decision if self.policy else None
             self.failed += 1
             return
+        if attempt.paused:
+            return
         function = cast("Function | CronJob", attempt.function)
         job_id = attempt.claim.job_id
         attempt.ctx = {
@@ -169,11 +171,12 @@ class JobExecutor:
             waited = attempt.seconds(attempt.enqueue_ms)
             logger.info("%6.2fs ⊘ %s aborted before start", waited, attempt.ref)
             raise RefusedError(asyncio.CancelledError())
-        name = attempt.function_name
-        attempt.function = self.functions.get(name)
-        if attempt.function is None:
-            logger.warning("job %s, function %r not found", claim.job_id, name)
-            raise RefusedError(JobExecutionFailed(f"function {name!r} not found"), "unknown")
+        attempt.function = self._function_of(attempt)
+        paused = self._worker.paused
+        if paused and paused.task(Task.names_of(attempt.function)):
+            attempt.paused = attempt.uncounted = True
+            attempt.decision = Retry(paused.delay())
+            return
         if enqueued_attempt > attempt.number:
             attempt.number = enqueued_attempt
             key = keys.retry(claim.source, claim.job_id)
@@ -194,6 +197,19 @@ class JobExecutor:
                 attempt.number -= 1  # this one did not take place
             why = "; its worker died with it in the last attempt" if claim.crashed else ""
             raise RefusedError(JobExecutionFailed(f"max {limit} retries exceeded{why}"), reason)
+
+    def _function_of(self, attempt: Attempt) -> Function | CronJob:
+        """Return the function of a job.
+
+        Raises:
+            RefusedError: there is none of its name.
+        """
+        name = attempt.function_name
+        found = self.functions.get(name)
+        if found is None:
+            logger.warning("job %s, function %r not found", attempt.claim.job_id, name)
+            raise RefusedError(JobExecutionFailed(f"function {name!r} not found"), "unknown")
+        return found
 
     async def _confirm(self, claim: Claim) -> bool:
         """Note in Redis that a last attempt starts: if its worker dies, there is no other one."""

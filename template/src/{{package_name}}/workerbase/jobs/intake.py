@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,9 @@ from ..process.service import WorkerContext
 from .queue import Claim, JobQueue
 
 logger = logging.getLogger(__name__)
+
+PAUSED_S = 1.0
+"""Maximum interval at which a worker looks whether the queue is still paused."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,6 +42,8 @@ class JobIntake:
     """Runs a claimed job to its settlement."""
     renew_overdue: Callable[[], Awaitable[None]]
     """Renews the leases of this process if that is overdue, before it claims its own jobs."""
+    release_all: Callable[[Collection[str]], Awaitable[int]]
+    """Releases all jobs of this process but some, and has it handed no more."""
     lease_seconds: float
 
     def __post_init__(self) -> None:
@@ -88,6 +93,9 @@ class JobIntake:
 
     async def claim(self, limit: int) -> float | None:
         """Claim and start jobs once; return how long to wait before the next claim, if at all."""
+        if self.worker.paused.queue:
+            await self.release_waiting()
+            return min(self.worker.config.poll_delay, PAUSED_S)
         await self.renew_overdue()
         free, limit = max(0, self.free()), min(limit, MAX_FETCHED)
         suspects = not any(claim.suspect for claim in self.held)
@@ -110,6 +118,17 @@ class JobIntake:
         # again in time.
         wait = min(self.worker.config.poll_delay, self.lease_seconds / 2)
         return wait if next_due is None or self._more else min(next_due, wait)
+
+    async def release_waiting(self) -> None:
+        """Release what was claimed and has not started, and be handed no more."""
+        self._forget_waiting()
+        self._idle_since, self._idle_until = float("-inf"), 0.0
+        await self.release_all(self.held.ids(self.queue.name))
+
+    def _forget_waiting(self) -> None:
+        waiting = {claim for claim in self.held if not claim.started}
+        self.held.forget_all(waiting)
+        self.prefetched.drop(waiting)
 
     def free(self) -> int:
         """Return the number of free slots for which no job waits here."""
@@ -140,6 +159,8 @@ class JobIntake:
 
     def _start_ready(self) -> None:
         queue = self.prefetched
+        if self.worker.paused.queue:
+            self._forget_waiting()  # the next pass of the claim loop releases them
         while queue.running < self._max_jobs and (claim := queue.take()) is not None:
             # From the context of the engine: what a job sets in its own must not reach the next.
             task = asyncio.create_task(self.run(claim), context=self._context.copy())

@@ -59,7 +59,7 @@ class JobLeases:
             claim: the job.
             delay: in seconds.
             job: its new serialized form, if it has one.
-            uncounted: this attempt does not count, and idle workers are woken.
+            uncounted: this attempt does not count, and idle workers are woken if the job is due.
         """
         answer = keys.answer(self.queue, claim.request)
         args: list[RedisArg] = [codec.encode(claim.job_id), claim.owner, keys.ANSWER_TTL_MS]

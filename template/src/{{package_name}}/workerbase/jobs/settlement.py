@@ -62,7 +62,7 @@ class JobSettlement:
         if not owned:
             text = "%s ended after its lease had ended; it may run twice"
             logger.warning(text, attempt.ref, extra=attempt.log_fields)
-        if self.worker.monitors:
+        if self.worker.monitors and not attempt.paused:
             outcome = attempt.outcome if owned else "lease_lost"
             self.worker.monitors.on_finished(
                 attempt.work, outcome, attempt.error, attempt.ran_seconds

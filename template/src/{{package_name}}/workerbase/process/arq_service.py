@@ -17,13 +17,14 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar, cast
 
 from arq.cron import CronJob
-from arq.jobs import Deserializer
+from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 from arq.utils import to_unix_ms
 
 from ..broker import keys, trace_context
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
 from ..engine.failure_record import is_harmless, text_of
+from ..engine.pauses import Paused
 from ..engine.retry_policy import Retry, unwrap
 from ..engine.supervisor import TaskSupervisor
 from ..engine.vitals import Vitals
@@ -82,11 +83,15 @@ class _QueueCronJob(CronJob):
 class _Worker(Worker):
     """arq's worker, which loses no slot when Redis fails and can be stopped between two jobs."""
 
+    paused = Paused()
+    """What is not started; that of the worker."""
+    hides_more = False
+    """Whether more jobs may be due behind those that were put back."""
     taken = 0
     """Number of jobs that have been started and still hold their slot."""
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
-        for job_id in job_ids:
+        for job_id in await self._startable(job_ids):
             if not self.allow_pick_jobs or self.job_counter >= self.max_jobs:
                 return
             name = job_id.decode()
@@ -98,6 +103,38 @@ class _Worker(Worker):
                 # arq takes the slot before it asks Redis for the job.
                 while self.job_counter > self.taken:
                     super()._release_sem_dec_counter_on_complete()
+
+    async def _startable(self, job_ids: list[bytes]) -> list[bytes]:
+        """Return the jobs that are not paused.
+
+        Those of paused tasks are put back without being started: no attempt has to be taken back,
+        and no hook hears of them.
+        """
+        if self.paused.queue:
+            return []
+        if not (self.paused and job_ids):
+            return job_ids
+        queue, ids = self.queue_name, [job_id.decode() for job_id in job_ids]
+        names = [keys.job(queue, i) for i in ids] + [keys.in_progress(queue, i) for i in ids]
+        found = await self.pool.mget(names)
+        held = {
+            job_id: time.time() * 1000 + self.paused.delay() * 1000
+            for job_id, job, running in zip(job_ids, found, found[len(ids) :], strict=False)
+            if job and not running and self.paused.task(self._names_of(job))
+        }
+        if held:
+            await self.pool.zadd(queue, cast("Any", held), xx=True)
+            self.hides_more = len(job_ids) >= self.queue_read_limit
+        return [job_id for job_id in job_ids if job_id not in held]
+
+    def _names_of(self, job: bytes) -> set[str]:
+        """Return the names of the function of a job; none if it cannot run, which arq reports."""
+        try:
+            name = deserialize_job_raw(job, deserializer=self.job_deserializer)[0]
+        except SerializationError:
+            return set()
+        function = self.functions.get(name)
+        return set() if function is None else Task.names_of(function)
 
     def _release_sem_dec_counter_on_complete(self) -> None:
         super()._release_sem_dec_counter_on_complete()
@@ -124,6 +161,7 @@ class ArqJobs(Service):
             **arguments, redis_pool=worker.client, ctx=worker.ctx, handle_signals=False
         )
         self._worker.ctx["redis"] = worker.client
+        self._worker.paused = worker.paused
         self._wake = asyncio.Event()
         self._polling_since: float | None = None
 
@@ -191,6 +229,9 @@ class ArqJobs(Service):
             logger.exception("polling the job queue failed; trying again")
         else:
             availability.record_success()
+            if self._worker.hides_more:
+                self._worker.hides_more = False
+                self._wake.set()
 
     def _forget_unfinished(self) -> None:
         """Forget ended jobs whose end Redis did not accept; arq would raise one in each poll."""

@@ -21,6 +21,7 @@ from ..broker import codec
 from ..broker.availability import RedisAvailability
 from ..broker.enqueue import QueueClient
 from ..config import WorkerConfig
+from ..engine.pauses import Pause, Paused
 from ..engine.retry_policy import RetryPolicy
 from ..engine.sources import SourceStatus, WorkSource
 from ..engine.traceback_limit import TracebackLimit
@@ -92,6 +93,11 @@ class Service(Protocol):
         Raises:
             redis.exceptions.RedisError: Redis does not answer.
         """
+        del redis, config
+        return ()
+
+    async def pauses(self, redis: RedisClient, config: WorkerConfig) -> Sequence[Pause]:
+        """Report what is paused, where the service reads that; raises as `status`."""
         del redis, config
         return ()
 
@@ -189,6 +195,8 @@ class WorkerContext:
     """Which tracebacks are logged."""
     runs_services: bool = False
     """False under arq's own command, which runs jobs only."""
+    paused: Paused = field(default_factory=Paused)
+    """What is not started for now."""
     failed: bool = False
     """Something other than a requested stop ends the worker: it counts against what ran."""
 

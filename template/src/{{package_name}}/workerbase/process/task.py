@@ -85,6 +85,12 @@ class Task(Generic[P, R]):
         """Return the task that `for_arq` wrapped, if ``function`` is one."""
         return cast("Task[..., Any] | None", getattr(function.coroutine, "task", None))
 
+    @staticmethod
+    def names_of(function: Function | CronJob) -> set[str]:
+        """Return the name of a function and that of its task, whose alias or tick it may be."""
+        task = Task.from_function(function)
+        return {function.name} if task is None else {function.name, task.name}
+
     async def settle(
         self,
         ctx: Ctx,

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -42,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 BLOCK_MS = 1000
 """How long a read waits in Redis for new entries."""
+PAUSED_S = 0.5
+"""Interval at which a consumer asks for nothing of streams that are paused."""
+NOTHING = "18446744073709551615-0"
+"""An id behind which no entry is; the very last one means new entries to Redis."""
 
 
 class Consumer:
@@ -120,6 +125,7 @@ class Consumer:
         self._janitor = Janitor(worker, router, config, self.name, settled=self.counts.total)
         self._last_read: dict[StreamName, EntryId] = {}
         self._last_pass = time.monotonic()
+        self._asked_at = 0.0
         self._reading = False
         self.reads = 0
         """Number of reads that Redis has answered."""
@@ -294,8 +300,28 @@ class Consumer:
             elif self._block_ms is None:
                 await asyncio.sleep(0.001)
 
+    async def _unpaused(self) -> Sequence[StreamName]:
+        """Return the streams to read.
+
+        Of the others nothing is asked for, but asked: a group of which no consumer asks counts as
+        retired.
+        """
+        streams, paused = self._router.streams, self._worker.paused
+        if not paused or not (held := [name for name in streams if paused.stream(name)]):
+            return streams
+        if time.monotonic() - self._asked_at >= PAUSED_S:
+            self._asked_at = time.monotonic()
+            await self._reader.execute_command(
+                "XREADGROUP", "GROUP", self._config.consumer_group, self.name, "COUNT", 1,
+                "STREAMS", *held, *[NOTHING] * len(held),
+            )  # fmt: skip
+        return [name for name in streams if name not in held]
+
     async def _read(self, room: int) -> list[Delivery]:
-        streams = self._router.streams
+        streams = await self._unpaused()
+        if not streams:
+            await asyncio.sleep(PAUSED_S)
+            return []
         block = ("BLOCK", self._block_ms) if self._block_ms is not None else ()
         # COUNT applies to each stream, so a busy stream cannot starve the others.
         count = max(1, min(room, MAX_FETCHED) // len(streams))

@@ -2,7 +2,8 @@
 
 `StreamSettlement.defer` moves messages of a type that is held up to a stream of their own in Redis,
 so that neither slots nor memory are taken by what waits, and every worker of the group can resume
-them. While a breaker is open here, only as many come back as are tried.
+them. While a breaker is open here, only as many come back as are tried; while the type or the
+stream is paused, none.
 """
 
 import asyncio
@@ -39,6 +40,8 @@ class Resumer:
     config: StreamsConfig
     breakers: Breakers
     _batches: dict[EventKey, int] = field(default_factory=dict[EventKey, int], init=False)
+    _paused: set[EventKey] = field(default_factory=set[EventKey], init=False)
+    """Types that were paused: how long their messages may wait begins anew."""
 
     async def run(self) -> None:
         """Resume until cancelled."""
@@ -46,11 +49,13 @@ class Resumer:
         while True:
             await asyncio.sleep(PERIOD_S)
             now = time.monotonic()
-            if not waiting and not self.breakers.open and now < look_at:
+            paused = bool(self.worker.paused)
+            if not waiting and not self.breakers.open and not paused and now < look_at:
                 continue
             look_at = now + IDLE_PERIOD_S
             try:
-                waiting = any([await self.resume(stream) for stream in self.streams])
+                found = [await self.resume(stream) for stream in self.streams]
+                waiting = paused or any(found)  # the pause may have ended meanwhile
             except OUTAGE_ERRORS as exc:
                 self.worker.availability.record_failure(exc, "resuming deferred messages")
 
@@ -60,7 +65,10 @@ class Resumer:
         found = await self.worker.commands.execute_command("SMEMBERS", types)
         for event_type in found:
             key = (stream, event_type)
-            if key in self.breakers.open:
+            if self.worker.paused.message(stream, codec.decode(event_type)):
+                self._paused.add(key)
+                self._batches.pop(key, None)
+            elif key in self.breakers.open:
                 self._batches.pop(key, None)
                 # Each is tried at times, so that the wait of none is longer than it may be.
                 await self._bring_back(key, MAX_BATCH, self.config.breaker_max_wait / 10)
@@ -76,6 +84,7 @@ class Resumer:
         """Bring back up to ``limit`` messages that were deferred ``min_age`` seconds ago."""
         stream, event_type = key
         group, name = self.config.consumer_group, codec.decode(event_type)
+        max_wait_ms = int(self.config.breaker_max_wait * FINAL_SHARE * 1000)
         moved = await _RESUME(
             self.worker.commands,
             [keys.deferred(stream, group, name), stream, keys.deferred_types(stream, group)],
@@ -83,7 +92,9 @@ class Resumer:
                 event_type,
                 limit,
                 int(min_age * 1000),
-                int(self.config.breaker_max_wait * FINAL_SHARE * 1000),
+                "" if key in self._paused else max_wait_ms,
             ],
         )
+        if not min_age and moved < limit:
+            self._paused.discard(key)
         return int(moved)

@@ -145,6 +145,10 @@ class HandlerPool:
             if (header.group or self._ignored) and self._concerns_others(delivery, header):
                 self.settlement.skip(delivery)
                 return
+            paused = self.worker.paused
+            if paused and paused.message(delivery.source, header.name):
+                await self.settlement.defer(delivery, header, limited=False)
+                return
             if self.breakers.open and not header.final:
                 key = key_of(delivery, header)
                 trial = self.breakers.start_trial(key)
@@ -154,9 +158,7 @@ class HandlerPool:
             error = await self._attempt(slot, delivery, header)
             seconds = time.monotonic() - slot.started
             if error is None:
-                self.settlement.handled(delivery, header, seconds)
-                if self.breakers.failing:
-                    self._succeeded(key_of(delivery, header))
+                self._handled(delivery, header, seconds)
             else:
                 await self._failed(delivery, header, error, seconds)
         except OUTAGE_ERRORS as exc:
@@ -237,6 +239,11 @@ class HandlerPool:
             seconds = self.config.handler_timeout
             msg = f"handler took longer than {seconds:g} s (WORKER_HANDLER_TIMEOUT)"
             raise TimeoutError(msg) from exc
+
+    def _handled(self, delivery: Delivery, header: EntryHeader, seconds: float) -> None:
+        self.settlement.handled(delivery, header, seconds)
+        if self.breakers.failing:
+            self._succeeded(key_of(delivery, header))
 
     async def _failed(
         self, delivery: Delivery, header: EntryHeader, error: BaseException, seconds: float

@@ -50,6 +50,8 @@ class Recoverer:
         while True:
             await asyncio.sleep(self.config.lease_timeout * SCAN_SHARE)
             for leases in self.leases:
+                if self.worker.paused.stream(leases.stream):
+                    continue  # what dead workers left there waits
                 try:
                     while await self._recover(leases):
                         pass

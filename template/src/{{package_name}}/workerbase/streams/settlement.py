@@ -129,22 +129,29 @@ class StreamSettlement:
         header: EntryHeader,
         error: BaseException | None = None,
         seconds: float = 0.0,
+        *,
+        limited: bool = True,
     ) -> None:
         """Let a message whose type is held up wait in Redis; it loses no attempt.
 
-        While there is no room for it, this waits: nothing more is read then.
+        While there is no room for it, this waits: nothing more is read then. ``limited`` counts the
+        time that it waits: a breaker holds up a message for a limited time, a pause without limit.
         """
+        delivery.settling = True
         stream, payload = delivery.source, codec.decode_fields(delivery.fields)
         payload.setdefault(failure_record.ID, delivery.entry_id)
         payload.setdefault(failure_record.ORIGINAL_ID, delivery.entry_id)
         payload[failure_record.GROUP] = self.group
+        if not limited:
+            for name in (failure_record.DEFERRED_AT, failure_record.FINAL):
+                payload.pop(name, None)
         keys_ = [
             stream,
             keys.deferred(stream, self.group, header.name),
             keys.deferred_types(stream, self.group),
         ]
         limit = self.worker.config.dlq_max_entries
-        args: list[RedisArg] = [delivery.entry_id, header.name, limit]
+        args: list[RedisArg] = [delivery.entry_id, header.name, limit, int(limited)]
         args += codec.encode_fields(payload)
         while not (reply := await self._until_accepted(_DEFER, keys_, args)):
             logger.error("%s is full; reading waits until there is room", keys_[1])

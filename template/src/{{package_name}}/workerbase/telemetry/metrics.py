@@ -257,6 +257,13 @@ class Metrics(Monitor, Collector):
         )
         lag.add_metric((), self._lag.buckets(), self._lag.sum)
         yield lag
+        if self._worker is not None:
+            paused = GaugeMetricFamily(
+                "worker_paused", "1 for what an operator has paused.", labels=("kind", "name")
+            )
+            for pause in self._worker.paused.all:
+                paused.add_metric((pause.kind, pause.name), 1)
+            yield paused
         if self._sampler is not None:
             yield from self._sampler.collect()
 

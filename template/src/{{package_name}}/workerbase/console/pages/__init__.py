@@ -2,12 +2,13 @@
 
 from starlette.routing import Route
 
-from . import catalogue, find, jobs, letters, now
+from . import catalogue, find, jobs, letters, now, pauses
 
 ROUTES: tuple[Route, ...] = (
     *now.ROUTES,
     *letters.ROUTES,
     *jobs.ROUTES,
+    *pauses.ROUTES,
     *find.ROUTES,
     *catalogue.ROUTES,
 )

@@ -8,7 +8,7 @@
 -- ARGV[3] how long the answer is remembered, in ms
 -- ARGV[4] time until the job is due, in ms
 -- ARGV[5] the job in its new serialized form, '' to keep it
--- ARGV[6] 1 if this attempt is not counted, else 0; 1 also wakes idle workers
+-- ARGV[6] 1 if this attempt is not counted, else 0; 1 also wakes idle workers if the job is due
 -- Returns 1 if the job was released, now or when this was sent before, 0 if it is held no longer.
 
 -- #include answer
@@ -25,7 +25,7 @@ redis.call('ZADD', queue, 'XX', now_ms() + delay_ms, id)
 redis.call('DEL', in_progress_key(queue, id))
 if uncounted == '1' then
   redis.call('DECR', retry_key(queue, id))
-  redis.call('PUBLISH', wake_channel(queue), id)
+  if delay_ms == '0' then redis.call('PUBLISH', wake_channel(queue), id) end
 end
 remember(answer_key, '1', '', answer_ttl_ms)
 return 1

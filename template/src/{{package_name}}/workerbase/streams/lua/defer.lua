@@ -10,7 +10,8 @@
 -- ARGV[3] entry id
 -- ARGV[4] event type
 -- ARGV[5] maximum number of deferred messages
--- ARGV[6..] names and values of the fields
+-- ARGV[6] 1 if the message may wait for a limited time, which is counted from now, else 0
+-- ARGV[7..] names and values of the fields
 -- Returns 1 if the entry was deferred, 0 if there is no room, -1 if the consumer no longer owns the
 -- entry.
 
@@ -19,15 +20,15 @@
 
 local stream, deferred, types = unpack(KEYS)
 local group, consumer, entry_id, event_type = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local max_entries = tonumber(ARGV[5])
+local max_entries, limited = tonumber(ARGV[5]), ARGV[6] == '1'
 
 if not owned(stream, group, consumer, entry_id) then return -1 end
 if redis.call('XLEN', deferred) >= max_entries then return 0 end
-local fields, since = {unpack(ARGV, 6)}, nil
+local fields, since = {unpack(ARGV, 7)}, nil
 for i = 1, #fields, 2 do
   if fields[i] == '_deferred_at' then since = fields[i + 1] end
 end
-if not since then
+if limited and not since then
   fields[#fields + 1] = '_deferred_at'
   fields[#fields + 1] = string.format('%.0f', now_ms())
 end

@@ -1,6 +1,6 @@
 -- Brings the oldest deferred messages of a type back to their stream; one step, so that each is
 -- always in exactly one of them. A message that has waited for too long is marked with `_final`:
--- the next failure is its last.
+-- the next failure is its last; after a pause, the time that it may wait begins anew.
 --
 -- KEYS[1] deferred messages
 -- KEYS[2] stream
@@ -8,7 +8,7 @@
 -- ARGV[1] event type
 -- ARGV[2] maximum number of messages
 -- ARGV[3] minimum time since a message was deferred, in ms
--- ARGV[4] time after which a message has waited for too long, in ms
+-- ARGV[4] time after which a message has waited for too long, in ms; '' after a pause
 -- Returns the number of messages brought back.
 
 -- #include now
@@ -22,9 +22,14 @@ local entries = redis.call('XRANGE', deferred, '-', newest, 'COUNT', limit)
 for _, entry in ipairs(entries) do
   local id, fields = unpack(entry)
   for i = 1, #fields, 2 do
-    if fields[i] == '_deferred_at' and now - tonumber(fields[i + 1]) > max_wait_ms then
-      fields[#fields + 1] = '_final'
-      fields[#fields + 1] = '1'
+    if fields[i] == '_deferred_at' then
+      if not max_wait_ms then
+        table.remove(fields, i)
+        table.remove(fields, i)
+      elseif now - tonumber(fields[i + 1]) > max_wait_ms then
+        fields[#fields + 1] = '_final'
+        fields[#fields + 1] = '1'
+      end
       break
     end
   end
