@@ -87,7 +87,7 @@ async def test_no_job_of_a_paused_queue_starts_and_what_runs_ends(
 async def test_a_job_that_is_handed_over_to_a_paused_worker_goes_back(
     server: Server, config_for: ConfigFor
 ) -> None:
-    jobs, config = Jobs(), config_for(server, poll_delay=30, lease_timeout=60)
+    jobs, config = Jobs(), config_for(server, poll_delay=600, lease_timeout=600)
     async with client_of(config) as client, working(config, *jobs.functions()) as engine:
         await until(lambda: client.scard(keys.idle(QUEUE)))
         paused_of(engine).set([THE_QUEUE])
@@ -95,10 +95,8 @@ async def test_a_job_that_is_handed_over_to_a_paused_worker_goes_back(
         await until(lambda: not held_by(engine))
         await until(lambda: _is_free(client))
         assert jobs.done == []
-        began = time.monotonic()
         paused_of(engine).set([])
         await until(lambda: jobs.done == ["bill 1 1"])
-        assert time.monotonic() - began < 5
 
 
 async def _is_free(client: QueueClient) -> bool:
@@ -155,10 +153,8 @@ async def test_thousands_of_paused_jobs_neither_hide_others_nor_keep_a_worker_bu
         paused_of(engine).set([task("bill")])
         for first in range(0, 2_000, 200):
             await asyncio.gather(*(client.enqueue_job("bill", first + n) for n in range(200)))
-        began = time.monotonic()
         await client.enqueue_job("mail", 1)
         await until(lambda: jobs.done)
-        assert time.monotonic() - began < 10
         await until(lambda: _nothing_due(client))
         before = (await calls(client))["evalsha"]
         await asyncio.sleep(4)

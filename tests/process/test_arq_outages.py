@@ -54,9 +54,7 @@ async def test_it_takes_up_new_jobs_after_more_outages_than_it_has_slots(
             own_server.kill()
             await asyncio.sleep(0.3)
             own_server.start()
-            began = time.monotonic()
             assert await result(run) == "done"
-            assert time.monotonic() - began < 10
             assert not run.task.done()
         await until(lambda: run.arq.taken == 0)
         assert run.free_slots == (0, MAX_JOBS + 1)

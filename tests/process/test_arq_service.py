@@ -1,7 +1,6 @@
 """arq's own worker as a service: it runs jobs, wakes at once, drains, and outlives its tasks."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -61,13 +60,11 @@ async def test_jobs_run_and_leave_their_results(server: Server, config_for: Conf
 async def test_a_job_of_our_client_wakes_the_worker_at_once(
     server: Server, config_for: ConfigFor
 ) -> None:
-    async with running(settings_of(config_for(server, poll_delay=60), add)) as run:
+    async with running(settings_of(config_for(server, poll_delay=600), add)) as run:
         await until(lambda: run.service._polling_since is None)
         await until(run.listens)
         for number in range(3):
-            began = time.monotonic()
             assert await result(run, "add", number) == number + 1
-            assert time.monotonic() - began < 5
 
 
 async def test_a_job_enqueued_by_a_task_wakes_the_worker_too(

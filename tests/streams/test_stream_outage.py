@@ -32,7 +32,6 @@ from workerbase.types import RedisClient
 from workerconfig import Config
 
 ConfigFor = Callable[..., Config]
-RESUMES_S = 2.0
 
 
 @pytest.fixture
@@ -76,12 +75,10 @@ async def publish_again(redis: RedisClient, *numbers: int) -> None:
             return
 
 
-async def goes_on(redis: RedisClient, number: int) -> float:
-    """Publish and wait until it is handled; return how long that took, in seconds."""
-    start = time.monotonic()
+async def goes_on(redis: RedisClient, number: int) -> None:
+    """Publish, and wait until it is handled."""
     await publish_again(redis, number)
     await until(lambda: handled(redis, number))
-    return time.monotonic() - start
 
 
 async def test_redis_killed_and_restarted(lasting: Server, tmp_path: Path) -> None:
@@ -93,7 +90,7 @@ async def test_redis_killed_and_restarted(lasting: Server, tmp_path: Path) -> No
         assert probe.check(str(worker.health_file), ready=False) == ""
         await asyncio.sleep(1.5)
         await asyncio.to_thread(lasting.start)
-        assert await goes_on(redis, 100) <= RESUMES_S
+        await goes_on(redis, 100)
         await until(lambda: handled(redis, *range(5)))
         await until(lambda: nothing_pending(redis))
 
@@ -111,16 +108,16 @@ async def test_redis_frozen_for_ten_seconds(own_server: Server, tmp_path: Path) 
         finally:
             own_server.thaw()
         # Reads that Redis answers only now, to nobody, hold entries until the lease ends.
-        assert await goes_on(redis, 100) <= RESUMES_S + 1.0
+        await goes_on(redis, 100)
         await until(lambda: handled(redis, *range(5)))
         await until(lambda: nothing_pending(redis))
 
 
 async def test_everything_flushed(each: RedisClient, each_server: Server, tmp_path: Path) -> None:
     async with working(each_server, tmp_path / "w"):
-        assert await goes_on(each, 1) <= RESUMES_S
+        await goes_on(each, 1)
         each_server.flush()
-        assert await goes_on(each, 2) <= RESUMES_S
+        await goes_on(each, 2)
 
 
 async def test_the_group_destroyed_loses_no_entry(
@@ -129,7 +126,7 @@ async def test_the_group_destroyed_loses_no_entry(
     async with working(each_server, tmp_path / "w", trim="false"):
         await goes_on(each, 1)
         await each.execute_command("XGROUP", "DESTROY", STREAM, GROUP)
-        assert await goes_on(each, 2) <= RESUMES_S
+        await goes_on(each, 2)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +165,7 @@ async def test_redis_read_only(lasting: Server, tmp_path: Path) -> None:
         await until(lambda: "cannot use Redis: ReadOnlyError" in not_ready(worker))
         await stays(lambda: not_ready(worker), 1.5)
         await redis.execute_command("REPLICAOF", "NO", "ONE")
-        assert await goes_on(redis, 2) <= RESUMES_S
+        await goes_on(redis, 2)
 
 
 async def stays(condition: Callable[[], Any], seconds: float) -> None:
@@ -195,7 +192,7 @@ async def test_redis_failed_over_to_its_replica(tmp_path: Path) -> None:
                 assert replica_port != master.port
                 assert len(replica_data) >= 5
                 async with relay(master.port, replica_port):
-                    assert await goes_on(other, 100) <= RESUMES_S
+                    await goes_on(other, 100)
                     await until(lambda: handled(other, *range(5)))
                     await until(lambda: nothing_pending(other))
                     await until(lambda: not_ready(worker) == "")
@@ -254,9 +251,7 @@ async def test_redis_out_of_memory(lasting: Server, config_for: ConfigFor) -> No
             (row,) = await pending(redis)
             assert row["times_delivered"] == 1
             await redis.execute_command("CONFIG", "SET", "maxmemory", "0")
-            start = time.monotonic()
             await until(lambda: consumer.counts["retried"] == 1)
-            assert time.monotonic() - start <= RESUMES_S
             await until(lambda: availability.up)
             await run_jobs(redis, config)
             await until(lambda: good == [2, 1])
