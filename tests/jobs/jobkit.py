@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import itertools
 import os
 import pickle
 import signal
@@ -31,6 +32,7 @@ from workerbase.types import RedisClient
 from workerconfig import Config
 
 QUEUE = "arq:queue"
+NUMBERS = itertools.count(1_000_000)
 BASE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
 
 
@@ -121,9 +123,11 @@ class NamedQueue(JobQueue):
         return claims, next_due
 
     def claim_of(self, job_id: str) -> Claim:
-        """The last claim of a job, or one that was never made."""
-        never = Claim(QUEUE, f"{self.worker} 0", job_id, 0.0, None, 1)
-        return self.claims.get(job_id, never)
+        """The last claim of a job, or one that was never made: each has a number of its own."""
+        if job_id not in self.claims:
+            never = f"{self.worker} {next(NUMBERS)}"
+            self.claims[job_id] = Claim(QUEUE, never, job_id, 0.0, None, 1)
+        return self.claims[job_id]
 
     def ended(self, job_id: str, result: bytes | None, keep_ms: int, **more: int) -> FinishedJob:
         return FinishedJob(self.claim_of(job_id), result, keep_ms, **more)

@@ -173,7 +173,7 @@ async def test_a_running_job_whose_lease_was_claimed_again_is_not_released_by_a_
         began.append(ctx["job_try"])
         await go.wait()
 
-    config = config_for(server, lease_timeout=0.5)
+    config = config_for(server, lease_timeout=3.0)
     async with client_of(config) as client:
         async with working(config, job, drain=10) as worker:
             await client.enqueue_job("job", _job_id="job")

@@ -181,7 +181,7 @@ async def test_a_worker_that_loses_every_second_answer_does_everything_once(
         return await execute(self, *args, **options) if args[0] == "EVALSHA" else answer
 
     caplog.set_level(logging.WARNING)
-    config = config_for(server, max_retries=2, keep_result=0)
+    config = config_for(server, max_retries=2, keep_result=0, lease_timeout=10.0)
     async with client_of(config) as client:
         for number in range(20):
             for name in ("fine", "fails_once", "dies"):
