@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rich.console import Console
 from workerbase.console.cli.watch import View, repeat, share, spark, step
 from workerbase.console.overview import Due, InFlight, Later, Overview, Worker
+from workerbase.engine.pauses import Pause
 from workerbase.engine.sources import SourceStatus
 from workerbase.inspector.dead_letters import DeadLetterSummary, ErrorGroup
 from workerbase.inspector.status import Status
@@ -166,6 +167,19 @@ def test_content_of_redis_cannot_control_the_terminal() -> None:
     text = "".join(draw(view_of(found), 160, 50))
     assert text.isprintable()
     assert r"\x1b]0;title\x07 \x9b31m\u202e\udcff" in text
+
+
+def test_the_first_pauses_are_shown_and_the_others_counted() -> None:
+    pauses = [Pause("event", f"type-{n}", "ana@host", "no stock", time.time()) for n in range(5)]
+    found = overview()
+    paused = replace(found, status=replace(found.status, pauses=tuple(pauses)))
+    lines = draw(view_of(paused), 80, 24)
+    assert [line.split(" for ")[0] for line in lines[1:4]] == [
+        f"paused: event type-{n}" for n in range(3)
+    ]
+    assert lines[3].endswith("by ana@host: no stock")
+    assert lines[4] == "paused: 2 more"
+    assert len(lines) <= 24
 
 
 def test_rates_and_sparklines_come_from_the_samples() -> None:

@@ -20,13 +20,15 @@ from rich.text import Text
 from ...broker.enqueue import QueueClient
 from ...broker.redis_errors import OUTAGE_ERRORS
 from ...cli.app import App, pass_app
-from ...cli.status import show_status
+from ...cli.status import pause_line, show_status
 from ...cli.terminal import ago
 from ...engine.sources import MAX_COUNTED, SourceStatus
 from ...engine.text import printable
 from ..overview import MAX_EXAMINED, Overview
 from ..sampler import INTERVAL_S, TIMEOUT_S, Sampler, rates
 
+MAX_PAUSES = 3
+"""Number of pauses that are shown."""
 MAX_SAMPLES = 60
 """Number of samples that are kept, and drawn where there is room."""
 WIDE_COLUMNS = 120
@@ -116,6 +118,10 @@ class View:
             at = time.strftime("%H:%M:%S", time.localtime(samples[-1].at))
             server = f"{samples[-1].status.server} at {self._where}"
             head = [_line(f"{at}  {server}  every {self._every:g} s, Ctrl-C exits", "bold")]
+            pauses = samples[-1].status.pauses
+            head += [_line(f"paused: {pause_line(one)}", "yellow") for one in pauses[:MAX_PAUSES]]
+            if (more := len(pauses) - MAX_PAUSES) > 0:
+                head.append(_line(f"paused: {more:,} more", "yellow"))
         if self._problem:
             old = f"; last read {ago(time.time() - samples[-1].at)} ago" if samples else ""
             head += [
