@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from arq import cron
 from workerbase.base import BaseArqWorkerSettings
 from workerbase.errors import RegistrationError, SettingsError
 from workerbase.task_utils import task
@@ -77,6 +78,12 @@ async def _yields(ctx: Ctx) -> AsyncIterator[int]:
 
 
 async def _is_awaitable(ctx: Ctx) -> None: ...
+
+
+def test_a_cron_job_whose_function_requires_arguments_is_refused() -> None:
+    for job in (task()(_two).cron(hour=6), cron(_two, hour=6)):
+        with pytest.raises(SettingsError, match="_two is called without arguments"):
+            define(cron_jobs=[job])
 
 
 @pytest.mark.parametrize("lifespan", [_yields, _is_awaitable, 7])

@@ -20,7 +20,7 @@ class Config(LeasedJobsConfig, WorkerConfig):
 
 
 @task(max_retries=2, timeout=7, aliases=("old", "older"))
-async def new(ctx: Ctx, number: int) -> int:
+async def new(ctx: Ctx, number: int = 1) -> int:
     """Double a number."""
     if number < 0:
         raise ValueError("negative")

@@ -427,14 +427,14 @@ def test_the_recipes_for_agents_are_short_and_work(
     for path in re.findall(r"`((?:src|tests)/\S+)`", text):
         assert "*" in path or (project / path).exists(), path
     package = project / "src" / "my_worker"
-    task, *event, setting, resource, cron = recipes
-    change(package / "tasks.py", lambda known: f"{known}\n\n{task}")
+    task, *event, setting, resource, report, cron = recipes
+    change(package / "tasks.py", lambda known: f"{known}\n\n{task}\n\n{report}")
     if event:
         change(package / "handlers.py", lambda known: f"{known}\n\n{event[0]}")
     change(package / "settings.py", lambda known: known + textwrap.indent(setting, "    "))
     (example,) = re.findall(r"`(#WORKER_.*?)`", text)
     change(project / ".env.example", lambda known: f"{known}\n{example}\n")
-    names = "send_confirmation", "resize_image, send_confirmation"
+    names = "send_confirmation", "resize_image, send_confirmation, send_report"
     change(package / "worker.py", lambda known: known.replace(*names))
     change(package / "worker.py", lambda known: known + textwrap.indent(cron, "    "))
     for least in re.findall(r"`(minReplicaCount: 1)`", text):
@@ -469,7 +469,7 @@ def test_the_recipes_for_agents_are_short_and_work(
         )
         assert done.returncode == 0, done.stdout
     assert "name='resize_image'" in done.stdout
-    assert "name=cron:resize_image " in done.stdout
+    assert "name=cron:send_report " in done.stdout
 
 
 def test_the_checks_for_agents_are_those_of_the_readme() -> None:

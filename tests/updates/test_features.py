@@ -9,11 +9,11 @@ from updates.conftest import Make, Project, run
 from updates.releases import HEAD, NEXT
 from updates.test_upgrade import is_own
 
-CORE = {"base", "dlq", "enqueue", "find", "health", "jobs", "run", "schedule", "status"}
+CORE = {"base", "dlq", "enqueue", "health", "run", "status"}
 COMMANDS = {
     "streams": {"publish", "groups"},
     "devtools": {"demo", "chaos"},
-    "console": {"console", "dev"},
+    "console": {"console", "dev", "find", "jobs", "pause", "resume", "schedule"},
     "leased_jobs": set[str](),
     "telemetry": set[str](),
     "kubernetes": set[str](),

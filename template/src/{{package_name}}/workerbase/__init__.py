@@ -5,11 +5,12 @@ as ``workerbase.streams``. `docs/architecture.md` of the template describes the 
 from the contract inwards:
 
 - `base`, `config`, `environment`, `task_utils`, `types`, `errors`, `monitor`: the contract
-- `process`: one worker process; `process.service` is the seam to what it runs
+- `process`: one worker process; `process.service` is the interface of what it runs
 - `engine`: decisions without Redis; `broker`: Redis without decisions
 - `leasing`: what services share that lease their work
 - `delivery`: for applications; `inspector`: reads and repairs; `cli`: the command line
-- `streams`, `jobs`, `telemetry`, `testing`, `devtools`: features, which a project may leave out
+- `testing`: the test kit; not in the wheel
+- `streams`, `jobs`, `telemetry`, `console`, `devtools`: features, which a project may leave out
 """
 
 from typing import TYPE_CHECKING
