@@ -191,9 +191,8 @@ BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
 
 def expected_scripts(features: tuple[str, ...]) -> set[str]:
     """Return the scripts that the template has for a project with these features."""
-    left_out = {"streams", "leased_jobs"} - {*features}
-    packages = {"leased_jobs": "jobs", "streams": "streams"}
-    excluded = tuple(f"{packages[name]}/" for name in left_out)
+    packages = {"console": "console", "leased_jobs": "jobs", "streams": "streams"}
+    excluded = tuple(f"{package}/" for name, package in packages.items() if name not in features)
     found = {path.relative_to(BASE).as_posix() for path in BASE.rglob("*.lua")}
     return {name for name in found if not name.startswith(excluded)}
 
@@ -247,7 +246,10 @@ def test_what_is_installed_from_the_wheel_runs_its_commands_and_finds_its_script
     listed = tool_of(python, "my-worker", "--help").partition("Commands:")[2]
     commands = {line.split()[0] for line in listed.splitlines() if line.strip()}
     core = {"dlq", "enqueue", "health", "run", "status"}
-    console, streams = {"console", "find", "jobs", "schedule"}, {"groups", "publish"}
+    console, streams = (
+        {"console", "find", "jobs", "pause", "resume", "schedule"},
+        {"groups", "publish"},
+    )
     assert commands == core | console | streams
     code = "import my_worker.worker as w, json; print([s.name for s in w.WorkerSettings.services])"
     assert tool_of(python, "python", "-c", code) == "['streams', 'jobs', 'telemetry', 'history']\n"
