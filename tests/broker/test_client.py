@@ -191,7 +191,7 @@ def sentinel(
     with (folder / "sentinel.log").open("wb") as log:
         process = subprocess.Popen([server.path, str(file), "--sentinel"], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
@@ -204,7 +204,7 @@ def sentinel(
 
 
 def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

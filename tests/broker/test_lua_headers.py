@@ -7,7 +7,7 @@ import pytest
 import workerbase
 
 BASE = Path(workerbase.__file__).parent
-FILES = sorted(BASE.glob("*/lua/*.lua"))
+FILES = sorted(BASE.rglob("lua/*.lua"))
 KEYS_FILE = BASE / "broker" / "lua" / "keys.lua"
 IDS = [str(path.relative_to(BASE)) for path in FILES]
 
@@ -52,7 +52,13 @@ def rest(code: str, array: str) -> set[int]:
 
 
 def test_there_are_scripts() -> None:
-    assert {path.parent.parent.name for path in FILES} == {"broker", "inspector", "jobs", "streams"}
+    assert {path.parent.parent.name for path in FILES} == {
+        "broker",
+        "console",
+        "inspector",
+        "jobs",
+        "streams",
+    }
     assert len(FILES) >= 29
 
 

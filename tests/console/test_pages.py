@@ -82,7 +82,8 @@ async def test_dead_letters_are_filtered_by_the_address(client: httpx.AsyncClien
     for query, count in (
         ("source=orders", 2), ("error=no+such", 1), ("type=bill", 1), ("reason=permanent", 0),
         ("newer=1h", 3), ("older=1h", 0),
-        ("where=order_id%3D1", 1), ("where=order_id!%3D1", 2), ("since=2020-01-01", 3),
+        ("where=order_id%3D1", 1), ("where=order_id!%3D1", 1),
+            ("where=order_id+!%3D+1", 1), ("where=order!%3D1", 0), ("since=2020-01-01", 3),
         ("since=2999-01-01T14:00", 0),
     ):  # fmt: skip
         shown = text_of((await client.get(f"/dead?{query}")).text)
@@ -206,3 +207,13 @@ async def test_an_outage_is_said_and_ends_by_itself(
         assert (await client.get("/api/jobs")).json()["error"].startswith("Redis at ")
         own_server.start()
         assert (await client.get("/dead")).status_code == 200
+
+
+async def test_a_filter_that_cannot_be_read_is_kept_and_selects_nothing(
+    client: httpx.AsyncClient,
+) -> None:
+    page = (await client.get("/dead?error=no+such&where=customer!%3D42&since=14:00")).text
+    assert "is not a time; write" in page
+    for kept in ('value="no such"', 'value="customer!=42"', 'value="14:00"'):
+        assert kept in page
+    assert 'name="action"' not in page, "nothing can be changed by it"

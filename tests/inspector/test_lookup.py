@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 from workerbase.broker import codec, keys
 from workerbase.broker.job_record import FailedJob, JobSerializer
 from workerbase.engine import failure_record
+from workerbase.errors import PayloadError
 from workerbase.inspector import matching
 from workerbase.inspector.dead_letters import DeadLetterFilter, DeadLetterQueue
 from workerbase.inspector.lookup import Unknown, resolve
@@ -148,7 +149,8 @@ PAYLOAD = {
     ],
 )
 def test_a_field_of_the_payload_has_a_value(path: str, text: str) -> None:
-    assert matching.has_value(PAYLOAD, path, text)
+    assert matching.meets(PAYLOAD, path, text)
+    assert not matching.meets(PAYLOAD, f"{path}!", text)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +166,21 @@ def test_a_field_of_the_payload_has_a_value(path: str, text: str) -> None:
     ],
 )
 def test_a_field_has_another_value_or_does_not_exist(path: str, text: str) -> None:
-    assert not matching.has_value(PAYLOAD, path, text)
-    assert not matching.has_value({"data": "not JSON"}, path, text)
+    assert not matching.meets(PAYLOAD, path, text)
+    assert not matching.meets({"data": "not JSON"}, path, text)
+
+
+def test_another_value_is_one_of_a_field_that_exists() -> None:
+    assert matching.meets(PAYLOAD, "order_id!", "4")
+    assert not matching.meets(PAYLOAD, "order!", "4"), "misspelt, it would select everything"
+
+
+def test_blanks_around_a_condition_do_not_count() -> None:
+    assert matching.parse_condition(" order_id != 4 ") == ("order_id!", "4")
+    assert matching.parse_condition("who.email = a b") == ("who.email", "a b")
+    for text in ("order_id", "=4", " != 4"):
+        with pytest.raises(PayloadError, match="is not of the form field=value or field!=value"):
+            matching.parse_condition(text)
 
 
 async def test_arguments_of_a_job_are_found_by_name_and_by_position(client: RedisClient) -> None:

@@ -48,6 +48,10 @@ TESTED_BY_TELEMETRY = ("deploy/grafana/", "deploy/prometheus/")
 BASE = ROOT / "template" / "src" / "{{package_name}}" / "workerbase"
 
 
+# Rendering all of them takes some minutes where other tests run beside it.
+pytestmark = pytest.mark.timeout(1500)
+
+
 @pytest.fixture(scope="module")
 def projects(
     copier_template: Path, tmp_path_factory: pytest.TempPathFactory

@@ -17,6 +17,7 @@ from ..broker.enqueue import QueueClient
 from ..broker.entries import Order
 from ..engine.retry_policy import Reason
 from ..engine.text import printable
+from ..errors import PayloadError
 from ..inspector.dead_letters import (
     DeadLetterEntry,
     DeadLetterFilter,
@@ -25,6 +26,7 @@ from ..inspector.dead_letters import (
     queues_of,
 )
 from ..inspector.lookup import Unknown, resolve
+from ..inspector.matching import parse_condition
 from ..types import RedisClient
 from .app import App, pass_app
 from .terminal import DURATION, MOMENT, ago, near, plain_table, print_json
@@ -49,11 +51,10 @@ def _ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> froze
 def _conditions(
     _: click.Context, __: click.Parameter, given: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
-    for text in given:
-        if not text.partition("=")[0] or "=" not in text:
-            msg = f"{text!r} is not of the form field=value, such as order_id=42"
-            raise click.BadParameter(msg)
-    return tuple((name, value) for name, _, value in (text.partition("=") for text in given))
+    try:
+        return tuple(map(parse_condition, given))
+    except PayloadError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,7 +79,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             callback=_conditions,
             metavar="FIELD=VALUE",
-            help="A field of the payload, also customer.email=… and args.0=…; != leaves it out.",
+            help="A field of the payload, also customer.email=… or args.0=…; != for another value.",
         ),
         click.option(
             "--id",

@@ -1,5 +1,6 @@
 """Which dead letters an address or a form means, and what may be done with them."""
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..inspector.dead_letters import (
     ErrorGroup,
     queues_of,
 )
+from ..inspector.matching import parse_condition
 from ..process.service import ResolvedSettings
 from ..types import EntryId, RedisClient, StreamName
 from .operations import Action
@@ -29,6 +31,7 @@ MAX_SHOWN = 50
 """Maximum number of dead letters that one page lists."""
 MAX_REPLAYS = 3
 """A dead letter that was replayed this often is left, as by ``dlq replay``."""
+_AROUND_EQUALS = re.compile(r"\s*(!?=)\s*")
 TEXTS = ("type", "error", "reason", "newer", "older", "since", "where")
 
 
@@ -75,7 +78,7 @@ class Query:
             newer_than=seconds_of(self.newer),
             older_than=seconds_of(self.older),
             since=_moment(self.since),
-            where=tuple(map(_condition, self.where.split())),
+            where=tuple(map(parse_condition, _AROUND_EQUALS.sub(r"\1", self.where).split())),
         )
 
     def selected(self, ids: Iterable[str]) -> DeadLetterFilter:
@@ -124,14 +127,6 @@ def _moment(text: str) -> float | None:
         msg = f"{text!r} is not a time; write 2026-11-25 or 2026-11-25T14:00, in UTC"
         raise PayloadError(msg) from exc
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        msg = f"{text!r} is not of the form field=value or field!=value, such as order_id=42"
-        raise PayloadError(msg)
-    return name, value
 
 
 @dataclass(slots=True)

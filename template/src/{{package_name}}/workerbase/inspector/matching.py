@@ -6,6 +6,7 @@ from typing import Any, cast
 from ..broker import trace_context
 from ..engine import failure_record
 from ..engine.failure_record import DATA, ID
+from ..errors import PayloadError
 from ..types import EntryId, Payload
 
 
@@ -27,21 +28,36 @@ def ids_of(entry_id: EntryId, payload: Payload) -> frozenset[str]:
 
 
 def meets(payload: Payload, path: str, text: str) -> bool:
-    """Whether a field of the payload has this value; with ``!`` behind its name, whether not."""
+    """Whether a field of the payload has this value; with ``!`` behind its name, another one.
+
+    A payload without the field meets neither: a name that is misspelt selects nothing.
+    """
+    found = _values(payload, path.removesuffix("!"))
     if path.endswith("!"):
-        return not has_value(payload, path[:-1], text)
-    return has_value(payload, path, text)
+        return bool(found) and not any(_is(value, text) for value in found)
+    return any(_is(value, text) for value in found)
 
 
-def has_value(payload: Payload, path: str, text: str) -> bool:
-    """Whether a field of the payload has this value.
+def parse_condition(text: str) -> tuple[str, str]:
+    """Return the field and the value of ``field=value`` or ``field!=value``, as `meets` takes them.
 
-    Args:
-        payload: the fields of a dead letter.
-        path: name of a field of the event, of a named argument of the job, or of another field
-            of the message. A dot leads to a field or, by its position, to an element of a value:
-            ``customer.email``, ``args.0``.
-        text: the value, as text or as JSON.
+    Raises:
+        PayloadError: it has neither form.
+    """
+    name, equals, value = text.partition("=")
+    field = name.strip().removesuffix("!").strip()
+    if not field or not equals:
+        msg = f"{text!r} is not of the form field=value or field!=value, such as order_id=42"
+        raise PayloadError(msg)
+    return field + "!" * name.rstrip().endswith("!"), value.strip()
+
+
+def _values(payload: Payload, path: str) -> list[object]:
+    """Return what a payload has of this name.
+
+    It is that of a field of the event, of a named argument of the job, or of another field of the
+    message. A dot leads to a field or, by its position, to an element of a value:
+    ``customer.email``, ``args.0``.
     """
     try:
         data: object = json.loads(payload.get(DATA, ""))
@@ -49,10 +65,10 @@ def has_value(payload: Payload, path: str, text: str) -> bool:
         data = None
     names = path.split(".")
     places = ((data, names), (data, ["kwargs", *names]), (payload, [path]))
-    return any(_is_value(root, place, text) for root, place in places)
+    return [value for root, place in places for value in _values_at(root, place)]
 
 
-def _is_value(root: object, path: list[str], text: str) -> bool:
+def _values_at(root: object, path: list[str]) -> list[object]:
     found: Any = root
     for name in path:
         if isinstance(found, dict) and name in found:
@@ -60,8 +76,12 @@ def _is_value(root: object, path: list[str], text: str) -> bool:
         elif isinstance(found, list) and name.isdecimal() and int(name) < len(cast("Any", found)):
             found = cast("Any", found[int(name)])
         else:
-            return False
-    return found == text if isinstance(found, str) else json.dumps(found) == _normalized(text)
+            return []
+    return [found]
+
+
+def _is(value: object, text: str) -> bool:
+    return value == text if isinstance(value, str) else json.dumps(value) == _normalized(text)
 
 
 def _normalized(text: str) -> str:

@@ -1,5 +1,6 @@
 """Dead letters: by error, one by one, and what is done with them."""
 
+from collections.abc import Mapping
 from typing import cast, get_args
 
 from starlette.requests import Request
@@ -26,11 +27,11 @@ LEFT = {
 async def listing(request: Request) -> Response:
     """List dead letters by error, and the newest of those that match."""
     site, query, problem = site_of(request), Query.from_parameters(request.query_params), ""
+    found = None  # what an unreadable filter means is not guessed
     try:
         found = await find(site.redis, site.settings, query)
     except PayloadError as exc:
-        problem, query = str(exc), Query(source=query.source, parked=query.parked)
-        found = await find(site.redis, site.settings, query)
+        problem = str(exc)
     sources = [source.name for source in site.settings.sources()]
     return await site.page(
         request, "dead.html", query=query, found=found, problem=problem, sources=sources,
@@ -119,10 +120,18 @@ async def operation(request: Request) -> Response:
             text="This console does not know it: it was restarted, or many others ran since.",
         )  # fmt: skip
     return await site.page(
-        request, "operation.html", operation=found, left=LEFT,
+        request, "operation.html", operation=found, left=LEFT, meant=_meant(found.query),
         live=f"operations/{found.id}" if found.ended is None else "",
         layout="fragment.html" if request.query_params.get("part") else "base.html",
     )  # fmt: skip
+
+
+def _meant(query: Mapping[str, object]) -> str:
+    """Describe the filter of a change."""
+    given = {name: value for name, value in query.items() if value and name != "id"}
+    if ids := cast("list[str]", query.get("id")):
+        return f"{len(ids)} that were selected"
+    return ", ".join(f"{name} {value}" for name, value in given.items()) or "all dead letters"
 
 
 async def _refused(site: Site, request: Request, text: str) -> Response:

@@ -31,7 +31,7 @@ async def change(request: Request) -> Response:
         await change_pause(request, fields)
     except (NotKnownError, PayloadError) as exc:
         return await site_of(request).page(
-            request, "message.html", status=400, title="Not done", text=str(exc)
+            request, "message.html", status=400, title="Not done", text=str(exc), back="pauses"
         )
     return RedirectResponse(Urls(request)("pauses"), 303)
 
