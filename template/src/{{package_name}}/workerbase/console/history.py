@@ -19,7 +19,6 @@ from typing import Any, cast
 from arq.connections import ArqRedis
 
 from ..broker import codec, keys
-from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..config import WorkerConfig
 from ..engine.pauses import Pause
@@ -30,6 +29,7 @@ from ..process.requeue import REQUEUE_TASK
 from ..process.service import ResolvedSettings, Service, redis_of, worker_of
 from ..types import Ctx, RedisArg, RedisClient
 from .pauses import follow, read_pauses, refresh
+from .pipeline import pipelined
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 
 from ..broker import codec, keys
 from ..broker.keys import ATTEMPTS_TTL_MS
-from ..broker.pipeline import pipelined
 from ..inspector.dead_letters import DeadLetterSummary, summarize
 from ..inspector.status import Status, snapshot
 from ..process.service import ResolvedSettings
 from ..types import RedisClient
+from .pipeline import pipelined
 
 MAX_EXAMINED = 1_000
 """Maximum number of entries that are read at the head of a queue and at the new end of a DLQ."""

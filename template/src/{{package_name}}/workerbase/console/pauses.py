@@ -14,7 +14,6 @@ from arq.connections import ArqRedis
 from redis.exceptions import ResponseError
 
 from ..broker import codec, keys
-from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.scripts import Script
 from ..cli.terminal import near
@@ -23,6 +22,7 @@ from ..engine.text import printable
 from ..errors import WorkerError
 from ..process.service import ResolvedSettings, WorkerContext
 from ..types import RedisClient
+from .pipeline import pipelined
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 from arq.connections import ArqRedis
 
 from ..broker import codec, keys
-from ..broker.pipeline import pipelined
 from .history import FLUSH_S, KEPT_S, SPAN_S
+from .pipeline import pipelined
 
 FRESH_S = 3 * FLUSH_S
 """A worker that has written nothing for this long is silent: stuck, cut off, or dead."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from arq.connections import ArqRedis
 
-from ..broker.pipeline import pipelined
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..engine.sources import SourceStatus
 from ..process.service import ResolvedSettings
 from .history import SPAN_S
 from .overview import Overview, overview
+from .pipeline import pipelined
 from .records import Point, WorkerRecord, read_points, read_workers
 
 logger = logging.getLogger(__name__)

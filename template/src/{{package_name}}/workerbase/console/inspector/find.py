@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeAlias, cast
 from ...broker import codec, keys
 from ...broker.enqueue import QueueClient
 from ...broker.entries import pages
-from ...broker.pipeline import pipelined
 from ...broker.redis_errors import is_missing_group, is_missing_key
 from ...engine.failure_record import DATA, ID, ORIGINAL_ID, TYPE
 from ...engine.sources import WorkSource
 from ...inspector.dead_letters import DeadLetterEntry
 from ...process.service import ResolvedSettings
 from ...types import EntryId, Payload, RedisClient
+from ..pipeline import pipelined
 from .jobs import JobInfo, Jobs
 
 Place: TypeAlias = Literal["job", "stream", "retry", "dead_letter", "parked"]

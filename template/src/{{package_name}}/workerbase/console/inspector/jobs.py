@@ -15,10 +15,10 @@ from arq.utils import timestamp_ms
 
 from ...broker import codec, keys
 from ...broker.enqueue import QueueClient
-from ...broker.pipeline import pipelined
 from ...broker.scripts import Script
 from ...process.service import ResolvedSettings
 from ...types import RedisArg, RedisClient
+from ..pipeline import pipelined
 
 JobState: TypeAlias = Literal["due", "running", "scheduled", "finished", "elsewhere"]
 """``scheduled``: due later, for the first time or again. ``elsewhere``: in another queue."""

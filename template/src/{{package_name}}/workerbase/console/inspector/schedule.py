@@ -11,8 +11,8 @@ from arq.cron import CronJob
 
 from ...broker import codec, keys
 from ...broker.enqueue import QueueClient
-from ...broker.pipeline import pipelined
 from ...process.service import ResolvedSettings
+from ..pipeline import pipelined
 
 _FIELDS = ("month", "day", "weekday", "hour", "minute", "second")
 
