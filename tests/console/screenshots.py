@@ -99,6 +99,7 @@ async def take(browser: Browser, url: str, folder: Path) -> None:
                     target = folder / f"{name}-{width}-{scheme}.png"
                     await page.screenshot(path=target, full_page=True)
             await page.goto(f"{url}dead")
+            await page.get_by_label("that match").check()
             await page.get_by_role("button", name="Replay…").click()
             await page.screenshot(path=folder / f"preview-{width}-{scheme}.png", full_page=True)
             await context.close()
