@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,7 +10,11 @@ import click
 from ..cli.app import App, pass_app
 from ..cli.terminal import print_json
 
-SHARE = click.FloatRange(0, 1)
+
+def share(name: str, default: float, text: str) -> Callable[[Callable[..., Any]], Any]:
+    """Return an option that takes a chance or a share, from 0 to 1."""
+    kind = click.FloatRange(0, 1)
+    return click.option(name, default=default, show_default=True, type=kind, help=text)
 
 
 @click.command()
@@ -34,37 +39,11 @@ def demo(app: App, count: int) -> None:
 @click.option("--jobs", default=20_000, show_default=True, type=click.IntRange(0))
 @click.option("--workers", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--producers", default=4, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--kill", default=0.08, show_default=True, type=SHARE, help="Chance of a SIGKILL every 250 ms."
-)
-@click.option(
-    "--restart",
-    default=0.02,
-    show_default=True,
-    type=SHARE,
-    help="Chance of a Redis restart every 250 ms.",
-)
-@click.option(
-    "--suspend",
-    default=0.0,
-    show_default=True,
-    type=SHARE,
-    help="Chance that a worker stands still, for up to 1.5 leases, every 250 ms.",
-)
-@click.option(
-    "--freeze",
-    default=0.0,
-    show_default=True,
-    type=SHARE,
-    help="Chance that Redis stands still, for up to 1.5 leases, every 250 ms.",
-)
-@click.option(
-    "--lose",
-    default=0.0,
-    show_default=True,
-    type=SHARE,
-    help="Share of the answers of Redis that are lost with their connection.",
-)
+@share("--kill", 0.08, "Chance of a SIGKILL every 250 ms.")
+@share("--restart", 0.02, "Chance of a Redis restart every 250 ms.")
+@share("--suspend", 0.0, "Chance that a worker stands still, for up to 1.5 leases, every 250 ms.")
+@share("--freeze", 0.0, "Chance that Redis stands still, for up to 1.5 leases, every 250 ms.")
+@share("--lose", 0.0, "Share of the answers of Redis that are lost with their connection.")
 @click.option(
     "--skew",
     default=0.0,
@@ -79,13 +58,7 @@ def demo(app: App, count: int) -> None:
     type=click.IntRange(1, 10),
     help="Number of services, each with a consumer group and a queue of its own.",
 )
-@click.option(
-    "--toxic",
-    default=0.05,
-    show_default=True,
-    type=SHARE,
-    help="Share of messages and jobs that always fail.",
-)
+@share("--toxic", 0.05, "Share of messages and jobs that always fail.")
 @click.option(
     "--killers",
     default=5,

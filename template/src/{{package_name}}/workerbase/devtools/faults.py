@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ..engine.supervisor import cancel
 from ..errors import WorkerError
 
 MAX_CHUNK = 1 << 16
@@ -74,9 +75,7 @@ class LossyProxy:
             yield self
         finally:
             server.close()
-            for task in (open_ones := set(connections)):
-                task.cancel()
-            await asyncio.gather(*open_ones, return_exceptions=True)
+            await cancel(connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # What Redis does not take, or a worker does not wait for, ends with its connection.
@@ -88,9 +87,7 @@ class LossyProxy:
                 try:
                     await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    for task in (sending, receiving):
-                        task.cancel()
-                    await asyncio.gather(sending, receiving, return_exceptions=True)
+                    await cancel((sending, receiving))
 
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, share: float
