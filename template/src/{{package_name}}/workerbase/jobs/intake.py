@@ -126,9 +126,7 @@ class JobIntake:
         await self.release_all(self.held.ids(self.queue.name))
 
     def _forget_waiting(self) -> None:
-        waiting = {claim for claim in self.held if not claim.started}
-        self.held.forget_all(waiting)
-        self.prefetched.drop(waiting)
+        self.prefetched.drop(set(self.held.forget_waiting()))
 
     def free(self) -> int:
         """Return the number of free slots for which no job waits here."""

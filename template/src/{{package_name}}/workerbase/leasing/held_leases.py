@@ -56,11 +56,11 @@ class HeldLeases(Generic[L]):
             if held.get(lease_id) is lease:
                 del held[lease_id]
 
-    def forget_waiting(self) -> int:
-        """Forget what has not started; return how many there were."""
+    def forget_waiting(self) -> list[L]:
+        """Forget what has not started; return it."""
         waiting = [lease for lease in self if not lease.started]
         self.forget_all(waiting)
-        return len(waiting)
+        return waiting
 
     def ids(self, source: str) -> list[str]:
         """Return the ids that are held of ``source``."""
