@@ -61,7 +61,7 @@ CHANGED_ALONE = [
         (
             WORKER,
             r"(?s)\Z",
-            "    cron_jobs = (cron(send_confirmation.for_arq().coroutine, minute=0),)\n",
+            "    cron_jobs = (cron(tidy, minute=0),)\n",
         ),
         [f"{SCALED}: minReplicaCount must be 1"],
     ),
@@ -115,6 +115,7 @@ def test_what_is_changed_alone_is_found_and_the_file_is_named(
     assert count
     if "cron(" in by:
         after = after.replace("from .", "from arq import cron\n\nfrom .", 1)
+        after = after.replace("class ", "async def tidy(ctx: object) -> None: ...\n\n\nclass ", 1)
     path.write_text(after, "utf-8")
     try:
         found = check_limits(project)
