@@ -1,5 +1,6 @@
 """``run``: what signals do to work that is under way."""
 
+import re
 import signal
 import time
 
@@ -23,6 +24,20 @@ def test_without_uvloop_it_runs_on_asyncio(project: Project) -> None:
     path = f"{project.folder}:{project.variables['PYTHONPATH']}"
     worker = project.start_ready(PYTHONPATH=path)
     assert "started on asyncio" in worker.output
+
+
+@pytest.mark.parametrize("jobs", ["leased", "arq"])
+def test_what_a_handler_or_task_logs_names_its_run(project: Project, jobs: str) -> None:
+    publish(project, '{"number": 1}')
+    assert project.run("enqueue", "add", "2", "--id", "sum-2").returncode == 0
+    worker = project.start_ready(TINY_JOBS=jobs, WORKER_LOG_LEVEL="info")
+    until(lambda: project.redis.hget("done", "1"), "the message")
+    until(lambda: project.redis.hget("sums", "2"), "the job")
+    until(lambda: "adding" in worker.output, "the log of the job")
+    assert re.search(r"handling order 1 \[order [0-9a-f]+, attempt 1\]\n", worker.output)
+    assert "adding to 2 [add sum-2, attempt 1]\n" in worker.output
+    # What the base logs about them has their ids already.
+    assert worker.output.count("attempt 1]") == 2
 
 
 @pytest.mark.parametrize("jobs", ["leased", "arq"])

@@ -5,6 +5,7 @@ with ``TINY_HISTORY`` the worker writes the history of the console.
 """
 
 import asyncio
+import logging
 import os
 import time
 from typing import Any
@@ -21,6 +22,8 @@ from workerconfig import Config
 
 BREAK = os.environ.get("TINY_BREAK", "")
 
+logger = logging.getLogger(__name__)
+
 if BREAK == "import":
     import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
@@ -36,6 +39,7 @@ class Order(Event, type="order", stream="orders"):
 @router.on(Order)
 async def on_order(event: Order, ctx: EventContext) -> None:
     await ctx.redis.execute_command("HINCRBY", "begun", event.number, 1)
+    logger.info("handling order %d", event.number)
     if event.how == "blocks":
         time.sleep(event.seconds)  # noqa: ASYNC251 - a mistake that users make
     await asyncio.sleep(event.seconds)
@@ -52,6 +56,7 @@ async def on_order(event: Order, ctx: EventContext) -> None:
 async def add(ctx: Ctx, left: int, right: int = 1, *, seconds: float = 0.0) -> int:
     redis: Any = ctx["redis"]
     await redis.hset("begun", "add", 1)
+    logger.info("adding to %d", left)
     await asyncio.sleep(seconds)
     await redis.hset("sums", str(left), left + right)
     return left + right

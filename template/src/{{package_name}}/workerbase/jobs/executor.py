@@ -15,7 +15,7 @@ from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, truncate
 
 from ..broker import keys
 from ..broker.job_record import JobSerializer
-from ..engine import failure_record
+from ..engine import current_run, failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
 from ..process.service import WorkerContext
@@ -139,8 +139,9 @@ class JobExecutor:
         timeout = function.timeout_s
         if timeout is None:
             timeout = self.settings.config.job_timeout
-        async with JobTimeout(function, timeout):
-            return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        with current_run.of(lambda: attempt.work):
+            async with JobTimeout(function, timeout):
+                return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
 
     def _shows_data(self) -> bool:
         """Whether arguments and results may be logged: `log_results`, or level DEBUG."""

@@ -23,6 +23,7 @@ from arq.utils import to_unix_ms
 from ..broker import keys, trace_context
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
+from ..engine import current_run
 from ..engine.failure_record import is_harmless, text_of
 from ..engine.pauses import Paused
 from ..engine.retry_policy import Retry, unwrap
@@ -296,7 +297,7 @@ class ArqJobs(Service):
             error: BaseException | None = None
             outcome: Outcome = "failed"
             try:
-                with monitors.around(work):
+                with monitors.around(work), current_run.of(lambda: work):
                     async with JobTimeout(function, limit):
                         result = await (task or run)(ctx, *args, **kwargs)
                 outcome = "handled"

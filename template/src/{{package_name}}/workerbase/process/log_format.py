@@ -5,18 +5,23 @@ import logging
 from types import TracebackType
 from typing import TypeAlias
 
+from ..engine import current_run
 from ..engine.text import MAX_LOGGED, bounded, logged_traceback, printable
 
 _ExcInfo: TypeAlias = "tuple[type[BaseException], BaseException, TracebackType | None]"
 
 
 class PlainFormatter(logging.Formatter):
-    """Escapes and bounds the message of a record, and its traceback."""
+    """Escapes and bounds the message of a record, and its traceback.
+
+    What a handler or task logs ends with its name, id and attempt, unless the message has the id.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a copy of ``record``, since other handlers have it, too."""
         record = copy.copy(record)
-        record.msg, record.args = safe_message(record), None
+        message = safe_message(record)
+        record.msg, record.args = message + printable(current_run.suffix(message)), None
         record.exc_text = None
         return super().format(record)
 

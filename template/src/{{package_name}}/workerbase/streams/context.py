@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..monitor import Work
 from ..process.service import WorkerContext
 from ..types import EntryId, RedisClient, StreamName
 from .events import Event
@@ -24,6 +25,10 @@ class EventContext:
     redis: RedisClient
     worker: WorkerContext
     """The worker. `task_utils.get_state` returns what the project's lifespan yielded, typed."""
+
+    def as_work(self) -> Work:
+        """Describe the message as monitors and logs do."""
+        return Work("message", self.stream, self.event_type, self.message_id, self.attempt)
 
     async def publish(self, *events: Event) -> list[EntryId]:
         """Publish further events over the worker's connection; errors are those of `publish`."""

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 from pydantic import ValidationError
 
 from ..broker import codec
+from ..engine import current_run
 from ..errors import InvalidEventError, RegistrationError, UnknownEventError
 from ..types import StreamName
 from .breaker import EventKey
@@ -39,6 +40,7 @@ class Route(Generic[E]):
         Raises:
             InvalidEventError: ``data`` does not fit the model.
         """
+        current_run.described.set(ctx.as_work)
         try:
             event = self.model.model_validate_json(data)
         except ValidationError as exc:
