@@ -20,6 +20,7 @@ FEATURES = [
     "publish",
     "resume",
     "schedule",
+    "workers",
 ]
 
 

@@ -79,6 +79,7 @@ async def test_a_failed_message_is_found_with_its_error(
         await publish(client, Placed(order_id=4711))
         await until(lambda: client.xlen("orders:dlq"))
         found = await find(client, settings, "4711")
+    assert found.sightings[0].place == "dead_letter"  # what was settled comes after it
     dead = [one for one in found.sightings if one.place == "dead_letter"]
     assert [(one.error, one.name) for one in dead] == [("ValueError: no stock", "order.placed")]
 

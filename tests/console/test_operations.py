@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from html import unescape
 from typing import Any, cast
 
 import httpx
@@ -63,8 +65,12 @@ async def test_one_is_replayed(config: Config, redis: QueueClient) -> None:
             ),
         )
 
-    assert "Replayed 1" in text_of(ended.text)
-    assert await redis.xlen("orders:dlq") == 2
+        assert "Replayed 1" in text_of(ended.text)
+        (address,) = re.findall('href="([^"]*)">What has failed since', ended.text)
+        assert "0 of 2 dead letters match" in text_of((await client.get(unescape(address))).text)
+        await fill(redis, 1)
+        assert "1 of 3 dead letters match" in text_of((await client.get(unescape(address))).text)
+    assert await redis.xlen("orders:dlq") == 3
     ((_, fields),) = await redis.xrange("orders")
     assert (fields[b"_id"], fields[b"_replays"]) == (b"m-0", b"1")
 

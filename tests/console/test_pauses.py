@@ -385,5 +385,10 @@ async def test_the_console_logs_and_refuses_as_with_other_changes(
             assert (answer.status_code, said in answer.json()["error"]) == (400, True)
         answer = await client.post("/pauses", data={"what": "task:bil", "action": "pause"})
         assert (answer.status_code, "did you mean bill?" in text_of(answer.text)) == (400, True)
+        form = {"what": "task:bill", "action": "pause", "for": "soon", "reason": "mail is down"}
+        answer = await client.post("/pauses", data=form)
+        assert (answer.status_code, "not a duration" in text_of(answer.text)) == (400, True)
+        for kept in ('value="task:bill" selected', 'value="soon"', 'value="mail is down"'):
+            assert kept in answer.text
     assert f"pause of queue {QUEUE}: paused" in caplog.text
     assert f"resume of queue {QUEUE}: resumed" in caplog.text

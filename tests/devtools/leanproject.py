@@ -39,6 +39,7 @@ dev = lean.workerbase.console.cli.dev:dev
 find = lean.workerbase.console.cli.find:find
 jobs = lean.workerbase.console.cli.jobs:jobs
 schedule = lean.workerbase.console.cli.schedule:schedule
+workers = lean.workerbase.console.cli.workers:workers
 demo = lean.workerbase.devtools.commands:demo
 groups = lean.workerbase.streams.commands:groups
 publish = lean.workerbase.streams.commands:publish

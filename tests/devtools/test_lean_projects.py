@@ -31,7 +31,8 @@ def test_commands_are_those_of_the_chosen_features(
     commands = set(re.findall(r"^  (\w+)", shown.stdout.partition("Commands:")[2], re.MULTILINE))
     streams = set() if "streams" in without else {"groups", "publish"}
     core = {"dlq", "enqueue", "health", "run", "status"}
-    console = set() if "console" in without else {"console", "dev", "find", "jobs", "schedule"}
+    console = {"console", "dev", "find", "jobs", "schedule", "workers"}
+    console = set() if "console" in without else console
     assert commands == core | {"base", "chaos", "demo"} | streams | console
     watches = "--watch" in lean.run("status", "--help").stdout
     assert watches == ("console" not in without)

@@ -247,7 +247,7 @@ def test_what_is_installed_from_the_wheel_runs_its_commands_and_finds_its_script
     commands = {line.split()[0] for line in listed.splitlines() if line.strip()}
     core = {"dlq", "enqueue", "health", "run", "status"}
     console, streams = (
-        {"console", "find", "jobs", "pause", "resume", "schedule"},
+        {"console", "find", "jobs", "pause", "resume", "schedule", "workers"},
         {"groups", "publish"},
     )
     assert commands == core | console | streams

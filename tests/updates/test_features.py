@@ -13,7 +13,7 @@ CORE = {"base", "dlq", "enqueue", "health", "run", "status"}
 COMMANDS = {
     "streams": {"publish", "groups"},
     "devtools": {"demo", "chaos"},
-    "console": {"console", "dev", "find", "jobs", "pause", "resume", "schedule"},
+    "console": {"console", "dev", "find", "jobs", "pause", "resume", "schedule", "workers"},
     "leased_jobs": set[str](),
     "telemetry": set[str](),
     "kubernetes": set[str](),

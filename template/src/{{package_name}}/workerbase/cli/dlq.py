@@ -72,7 +72,11 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--reason", type=click.Choice(get_args(Reason))),
         click.option("--older-than", type=DURATION, help="For example 2h."),
         click.option("--newer-than", type=DURATION, help="For example 30m."),
-        click.option("--since", type=MOMENT, help="For example 2026-11-25T10:30."),
+        click.option(
+            "--since",
+            type=MOMENT,
+            help="For example 2026-11-25T10:30 in local time, or …Z in UTC.",
+        ),
         click.option("--until", type=MOMENT, help="The moment itself is left out."),
         click.option(
             "--where",

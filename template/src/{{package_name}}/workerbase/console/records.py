@@ -14,6 +14,8 @@ from .pipeline import pipelined
 
 FRESH_S = 3 * FLUSH_S
 """A worker that has written nothing for this long is silent: stuck, cut off, or dead."""
+SLOW = 2
+"""A worker whose mean duration is more than this multiple of the median is slow."""
 DONE = ("handled", "retried", "dead_lettered", "failed", "parked", "held", "aborted")
 
 
@@ -90,6 +92,13 @@ async def read_workers(redis: ArqRedis, queue: str) -> tuple[WorkerRecord, ...]:
     (found,) = await pipelined(redis, [("HGETALL", keys.workers(queue))])
     records = [_record(codec.decode(name), json.loads(text)) for name, text in found.items()]
     return tuple(sorted(records, key=lambda record: record.name))
+
+
+def slow_workers(alive: Sequence[WorkerRecord]) -> list[WorkerRecord]:
+    """Return the workers whose runs take more than twice as long as those of most others."""
+    means = sorted(worker.mean_s for worker in alive if worker.mean_s is not None)
+    limit = SLOW * means[(len(means) - 1) // 2] if len(means) > 1 else float("inf")
+    return [worker for worker in alive if (worker.mean_s or 0) > limit]
 
 
 def _record(name: str, found: dict[str, Any]) -> WorkerRecord:

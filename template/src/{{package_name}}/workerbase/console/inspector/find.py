@@ -24,6 +24,8 @@ MAX_SIGHTINGS = 50
 MIN_IN_PAYLOAD = 3
 """A shorter text is not looked for in payloads: it would be found everywhere."""
 
+SETTLED = "settled"
+"""State of a stream entry that its group has handled, retried or given up."""
 _PAGE = 200
 
 Hit: TypeAlias = tuple[EntryId, Payload, bool]
@@ -97,7 +99,9 @@ async def find(
         if source.parks:
             await search.set_aside(source, keys.parked(source.name), "parked")
         await search.set_aside(source, keys.dlq(source.name), "dead_letter")
-    return Findings(tuple(search.sightings[:MAX_SIGHTINGS]), tuple(search.incomplete))
+    # What has been settled is an earlier attempt of what else was found.
+    found = sorted(search.sightings, key=lambda one: one.state == SETTLED)
+    return Findings(tuple(found[:MAX_SIGHTINGS]), tuple(search.incomplete))
 
 
 class _Search:
@@ -216,7 +220,7 @@ class _Search:
             return "in work", codec.decode(pending[0]["consumer"])
         last = [g["last-delivered-id"] for g in groups if codec.decode(g["name"]) == self._group]
         delivered = bool(last) and _number(codec.decode(last[0])) >= _number(entry_id)
-        return ("settled" if delivered else "waiting"), ""
+        return (SETTLED if delivered else "waiting"), ""
 
     def _add(self, source: WorkSource, place: Place, hit: Hit, **more: str) -> None:
         entry_id, payload, in_payload = hit

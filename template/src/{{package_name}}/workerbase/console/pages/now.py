@@ -9,14 +9,12 @@ from starlette.routing import Route
 
 from ..charts import Chart, chart
 from ..overview import InFlight
-from ..records import Point, WorkerRecord
+from ..records import Point, slow_workers
 from ..sampler import Sample
 from ..site import site_of
 
 MAX_LISTED = 8
 MAX_ITEMS = 50
-SLOW = 2
-"""A worker whose mean duration is this multiple of the median is slow."""
 
 
 def charts_of(sample: Sample) -> dict[str, Chart]:
@@ -81,19 +79,12 @@ def workers_values(sample: Sample) -> dict[str, Any]:
     items = [(worker, item) for worker in sample.alive for item in worker.running]
     return {
         "workers": sample.alive,
-        "slow": _slow(sample),
+        "slow": slow_workers(sample.alive),
         "items": sorted(items, key=lambda pair: pair[1].since)[:MAX_ITEMS],
         "in_work": sum(worker.in_work for worker in sample.alive),
         "silent": sample.silent,
         "others": [worker for worker in sample.overview.workers if worker.name not in known],
     }
-
-
-def _slow(sample: Sample) -> list[WorkerRecord]:
-    """Return the workers whose runs take more than twice as long as those of most others."""
-    means = sorted(worker.mean_s for worker in sample.alive if worker.mean_s is not None)
-    limit = SLOW * means[(len(means) - 1) // 2] if len(means) > 1 else float("inf")
-    return [worker for worker in sample.alive if (worker.mean_s or 0) > limit]
 
 
 LIVE: dict[str, tuple[str, Callable[[Sample], dict[str, Any]]]] = {

@@ -17,10 +17,18 @@ ACTIONS = ("pause", "resume")
 
 async def listing(request: Request) -> Response:
     """List what is paused, and what could be."""
+    return await _page(request, {})
+
+
+async def _page(request: Request, fields: Mapping[str, str], problem: str = "") -> Response:
+    """Show the page; after a ``problem`` with the fields that were sent."""
     site = site_of(request)
     pauses = await read_pauses(site.client, site.settings.config.queue_name)
     names = {kind: sorted(found) for kind, found in names_of(site.settings).items()}
-    return await site.page(request, "pauses.html", pauses=pauses, names=names)
+    return await site.page(
+        request, "pauses.html", status=400 if problem else 200, pauses=pauses, names=names,
+        fields=fields, problem=problem,
+    )  # fmt: skip
 
 
 async def change(request: Request) -> Response:
@@ -30,9 +38,7 @@ async def change(request: Request) -> Response:
     try:
         await change_pause(request, fields)
     except (NotKnownError, PayloadError) as exc:
-        return await site_of(request).page(
-            request, "message.html", status=400, title="Not done", text=str(exc), back="pauses"
-        )
+        return await _page(request, fields, str(exc))
     return RedirectResponse(Urls(request)("pauses"), 303)
 
 
