@@ -396,7 +396,7 @@ def browsers(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure ours and its peers: ``nox -s bench -- streams --quick``.
 
-    Or ``jobs``, ``scale``, ``image``.
+    Or ``jobs``, ``scale``, ``console``, ``image``.
     """
     install(session, "bench")
     which, *options = session.posargs or ["streams", "--quick"]

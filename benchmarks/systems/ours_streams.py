@@ -4,12 +4,18 @@
 #   "redis[hiredis]>=5.2,<6", "uvloop>=0.21",
 # ]
 # ///
-"""Ours: the stream consumer, run as a generated project runs it (the job worker beside it)."""
+"""Ours: the stream consumer, run as a generated project runs it (the job worker beside it).
+
+With BENCH_HISTORY the worker writes the history of the console.
+"""
+
+import os
 
 from pydantic import SecretStr
 from workerbase import BaseArqWorkerSettings
 from workerbase.jobs import LeasedJobs, LeasedJobsConfig
 from workerbase.process.runner import run
+from workerbase.process.service import Service
 from workerbase.process.settings import resolved_settings
 from workerbase.streams import (
     Event,
@@ -22,6 +28,12 @@ from workerbase.streams import (
 )
 
 from .work import CONCURRENCY, NAME, PAD, REDIS, handle
+
+services: tuple[Service, ...] = ()
+if os.environ.get("BENCH_HISTORY"):
+    from workerbase.console import History
+
+    services = (History(),)
 
 
 class Config(StreamsConfig, LeasedJobsConfig):
@@ -50,7 +62,7 @@ class Settings(BaseArqWorkerSettings):
     """The worker."""
 
     config = config
-    services = (Streams(router), LeasedJobs())
+    services = (Streams(router), LeasedJobs(), *services)
 
 
 def session() -> EventPublisher:

@@ -20,6 +20,7 @@ OFFENCES = {
     "services": ("jobs/queue.py", "from ..process.runner import serve"),
     "applications": ("delivery/arq.py", "from ..process import runner"),
     "optional": ("inspector/status.py", "import rich"),
+    "pages": ("console/letters.py", "from ..cli import terminal"),
 }
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..broker import keys
 from ..broker.enqueue import QueueClient
 from ..broker.entries import Order
+from ..engine.human_input import near
 from ..engine.retry_policy import Reason
 from ..engine.text import printable
 from ..errors import PayloadError
@@ -29,7 +30,7 @@ from ..inspector.lookup import Unknown, resolve
 from ..inspector.matching import parse_condition
 from ..types import RedisClient
 from .app import App, pass_app
-from .terminal import DURATION, MOMENT, ago, near, plain_table, print_json
+from .terminal import DURATION, MOMENT, ago, plain_table, print_json
 
 
 @click.group()

@@ -10,10 +10,11 @@ from typing import Any, cast
 import click
 
 from ..broker.enqueue import QueueClient
+from ..engine.human_input import near
 from ..process.requeue import REQUEUE_TASK
 from ..process.task import Task
 from .app import App, pass_app
-from .terminal import DURATION, near
+from .terminal import DURATION
 
 
 def _value(text: str) -> object:

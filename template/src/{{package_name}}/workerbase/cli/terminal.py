@@ -1,12 +1,9 @@
 """Input and output of a terminal: tables, ages, durations, JSON, and text that others wrote."""
 
-import difflib
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
-from datetime import datetime
 
 import click
 from rich import box
@@ -15,25 +12,12 @@ from rich.table import Table
 
 from ..config import WorkerConfig
 from ..engine import redact
+from ..engine.human_input import UNITS, duration, moment
 from ..engine.text import OBEYED
-from ..errors import MAX_DURATION_S
 from ..process.log_format import PlainFormatter
 
 MAX_COLUMNS = 10_000
 """Width of output that no terminal shows: what reads a pipe reads lines."""
-MAX_LISTED = 10
-"""Maximum number of names that an error lists."""
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Suggest what ``name`` was probably meant to be, or list what there is."""
-    names = sorted(known)
-    found = difflib.get_close_matches(name, names, 1)
-    if found:
-        return f"did you mean {found[0]}?"
-    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
-    return f"there are: {', '.join(names[:MAX_LISTED])}{more}" if names else "there are none"
 
 
 def plain_table(title: str) -> Table:
@@ -85,13 +69,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Parse the text."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
-        if found is None:
-            self.fail(f"{value!r} is not a duration; write 30s, 5m, 2h or 1d", param, ctx)
-        seconds = float(found[1]) * _UNITS[found[2] or "s"]
-        if seconds > MAX_DURATION_S:
-            self.fail(f"{value!r} is longer than {MAX_DURATION_S:g} s", param, ctx)
-        return seconds
+        try:
+            return duration(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 DURATION = Duration()
@@ -107,10 +88,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
     ) -> float:
         """Parse the text; return Unix time."""
         try:
-            return datetime.fromisoformat(str(value).strip()).timestamp()
-        except (ValueError, OverflowError):
-            msg = f"{value!r} is not a time; write 2026-11-25, 2026-11-25T10:30 or …T10:30+01:00"
-            self.fail(msg, param, ctx)
+            return moment(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 MOMENT = Moment()
@@ -120,7 +100,7 @@ def ago(seconds: float | None) -> str:
     """Format an age in its largest unit."""
     if seconds is None:
         return "-"
-    for unit, size in reversed(_UNITS.items()):
+    for unit, size in reversed(UNITS.items()):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.1f}s"

@@ -4,12 +4,10 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-import click
+from datetime import UTC
 
 from ..broker import keys
-from ..cli.terminal import DURATION
+from ..engine.human_input import duration, moment
 from ..errors import PayloadError
 from ..inspector import changes
 from ..inspector.changes import Change
@@ -113,20 +111,18 @@ def seconds_of(text: str) -> float | None:
     if not text:
         return None
     try:
-        return DURATION.convert(text, None, None)
-    except click.BadParameter as exc:
-        raise PayloadError(exc.message) from exc
+        return duration(text)
+    except ValueError as exc:
+        raise PayloadError(str(exc)) from exc
 
 
 def _moment(text: str) -> float | None:
     if not text:
         return None
     try:
-        found = datetime.fromisoformat(text)
+        return moment(text, UTC)
     except ValueError as exc:
-        msg = f"{text!r} is not a time; write 2026-11-25 or 2026-11-25T14:00, in UTC"
-        raise PayloadError(msg) from exc
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        raise PayloadError(str(exc)) from exc
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from ..broker import codec, keys
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.scripts import Script
-from ..cli.terminal import near
+from ..engine.human_input import near
 from ..engine.pauses import Pause, PauseKind
 from ..engine.text import printable
 from ..errors import WorkerError

@@ -9,7 +9,8 @@ from pydantic import AliasChoices, ValidationError
 
 from ..broker.enqueue import QueueClient
 from ..cli.app import App, pass_app
-from ..cli.terminal import near, read_json
+from ..cli.terminal import read_json
+from ..engine.human_input import near
 from ..errors import InvalidEventError
 from ..types import RedisClient
 from .config import group_of

@@ -14,28 +14,16 @@ from ...cli.app import App, pass_app
 from ...cli.terminal import ago, plain_table, print_json
 from ...engine.text import printable
 from ...process.service import ResolvedSettings
-from ..inspector.jobs import LISTED, JobInfo, JobList, Jobs, JobState
-
-CANCELLED = {
-    "cancelled": "cancelled",
-    "requested": "runs; its worker is asked to cancel it",
-    "running": "runs, and its worker cannot be asked: set allow_abort_jobs = True in the settings",
-    "message": "puts a message back, which would be lost: purge the message once it is dead",
-    "gone": "does not wait or run",
-}
-RUN = {
-    "queued": "is due now",
-    "due": "was due already",
-    "running": "runs already",
-    "gone": "does not wait",
-}
-RETRIED = {
-    "queued": "runs again",
-    "succeeded": "has succeeded: enqueue a new one",
-    "unreadable": "cannot be read, so that it is not known what to run",
-    "exists": "waits or runs already",
-    "gone": "has left no result; replay its dead letter, if there is one: dlq replay",
-}
+from ..inspector.jobs import (
+    CANCELLED,
+    LISTED,
+    RETRIED,
+    RUN,
+    JobInfo,
+    JobList,
+    Jobs,
+    JobState,
+)
 
 
 @click.group()

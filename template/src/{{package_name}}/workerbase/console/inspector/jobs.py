@@ -32,6 +32,28 @@ RunResult: TypeAlias = Literal["queued", "due", "running", "gone"]
 RetryResult: TypeAlias = Literal["queued", "succeeded", "unreadable", "exists", "gone"]
 """``gone``: no result of it is kept; its dead letter may be replayed."""
 
+# What is said of each result.
+CANCELLED = {
+    "cancelled": "cancelled",
+    "requested": "runs; its worker is asked to cancel it",
+    "running": "runs, and its worker cannot be asked: set allow_abort_jobs = True in the settings",
+    "message": "puts a message back, which would be lost: purge the message once it is dead",
+    "gone": "does not wait or run",
+}
+RUN = {
+    "queued": "is due now",
+    "due": "was due already",
+    "running": "runs already",
+    "gone": "does not wait",
+}
+RETRIED = {
+    "queued": "runs again",
+    "succeeded": "has succeeded: enqueue a new one",
+    "unreadable": "cannot be read, so that it is not known what to run",
+    "exists": "waits or runs already",
+    "gone": "has left no result; replay its dead letter, if there is one: dlq replay",
+}
+
 MAX_EXAMINED = 1_000
 """Maximum number of jobs on either side of now that a list examines."""
 MAX_RESULTS = 300

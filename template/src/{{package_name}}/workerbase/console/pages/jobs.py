@@ -7,8 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from .. import redact
-from ..cli.jobs import CANCELLED, RETRIED, RUN
-from ..inspector.jobs import LISTED, Jobs, JobState
+from ..inspector.jobs import CANCELLED, LISTED, RETRIED, RUN, Jobs, JobState
 from ..inspector.schedule import read_schedule
 from ..site import Site, Urls, form_of, site_of
 
