@@ -1,5 +1,6 @@
 """XGROUP DELCONSUMER of a consumer that lives: what it holds is handled, and named in the log."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +9,22 @@ from streamkit import (
     GROUP,
     STREAM,
     Process,
+    Work,
     consuming,
+    entries,
     make_group,
     nothing_pending,
     owners,
     read_as,
     record,
     recorder,
+    run_jobs,
     send,
 )
 from waiting import until
+from workerbase.broker import keys
+from workerbase.errors import PermanentError
+from workerbase.streams import EventContext, EventRouter
 from workerbase.streams.leases import StreamLeases
 from workerbase.testing.redis_server import Server
 from workerbase.types import EntryId, RedisClient
@@ -82,5 +89,42 @@ async def test_only_what_nobody_owns_and_the_group_has_received_is_restored(
     leases = StreamLeases(each, STREAM, GROUP, "me", 10.0)
 
     ids = [EntryId(entry_id) for entry_id in (nobodys, theirs, trimmed, new)]
-    assert await leases.restore(ids) == [nobodys, trimmed]
+    assert await leases.restore(ids) == {nobodys: True, trimmed: False}
     assert await owners(each) == {nobodys: ("me", 1), theirs: ("other", 1)}
+
+
+@pytest.mark.parametrize("error", [ValueError, PermanentError], ids=["retried", "dead"])
+async def test_what_was_trimmed_meanwhile_and_fails_then_is_kept(
+    redis: RedisClient,
+    server: Server,
+    config_for: ConfigFor,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:
+    router, may_end, attempts = EventRouter(), asyncio.Event(), list[int]()
+
+    @router.on(Work)
+    async def handle(event: Work, ctx: EventContext) -> None:
+        attempts.append(ctx.attempt)
+        await may_end.wait()
+        if ctx.attempt == 1:
+            raise error("too late")
+
+    config = config_for(server, lease_timeout=1.0)
+    async with consuming(router, config) as consumer:
+        await send(redis, 1)
+        await until(lambda: attempts)
+        await redis.execute_command("XGROUP", "DELCONSUMER", STREAM, GROUP, consumer.name)
+        await redis.execute_command("XTRIM", STREAM, "MAXLEN", 0)
+        await until(lambda: "it keeps them" in caplog.text)
+        may_end.set()
+        await until(lambda: consumer.counts["retried"] or consumer.counts["dead_lettered"])
+
+    assert caplog.text.count("it keeps them") == 1  # and not again with each renewal
+    if error is PermanentError:
+        (letter,) = await entries(redis, keys.dlq(STREAM))
+        assert letter["_error"] == "too late"
+    else:
+        await run_jobs(redis, config)
+        (message,) = await entries(redis, STREAM)
+        assert message["_retries"] == "1"

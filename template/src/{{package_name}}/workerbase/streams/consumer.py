@@ -237,12 +237,16 @@ class Consumer:
 
     async def _renew(self, stream: StreamName, entry_ids: list[str]) -> list[str]:
         leases, held = self._leases[stream], self._held.by_source[stream]
-        lost = await leases.renew(entry_ids)
+        owned = [id_ for id_ in entry_ids if not ((lease := held.get(id_)) and lease.orphaned)]
+        lost = await leases.renew(owned) if owned else []
         ours = [lease.entry_id for id_ in lost if (lease := held.get(id_)) and not lease.settling]
         since = time.monotonic() - self._renewer.confirmed_at
         if not ours or since >= self._config.lease_timeout * IDLE_SHARE:
             return lost  # others may have reclaimed and settled them
-        restored = set(await leases.restore(ours))
+        restored = await leases.restore(ours)
+        for entry_id, exists in restored.items():
+            if lease := held.get(EntryId(entry_id)):
+                lease.orphaned = not exists
         if restored:
             logger.error(
                 "consumer %s lost entries of %s that nobody reclaimed, probably by XGROUP "

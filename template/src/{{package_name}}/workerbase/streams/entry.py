@@ -30,6 +30,8 @@ class Delivery:
     """Somebody trimmed or deleted the entry while it was pending: its fields are gone."""
     started: bool = False
     """A slot has it; what has not started is released at once when the worker stops."""
+    orphaned: bool = False
+    """It was trimmed after this consumer had been removed: nobody owns it, and only we have it."""
     settling: bool = False
     """Its outcome is being written: Redis may have it and not have said so yet."""
     counted: bool = True

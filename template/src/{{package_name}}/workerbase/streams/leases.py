@@ -56,15 +56,16 @@ class StreamLeases:
         lost = await _RENEW(self.redis, [self.stream], [self.group, self.consumer, *entry_ids])
         return [codec.decode(entry_id) for entry_id in lost]
 
-    async def restore(self, entry_ids: Sequence[str]) -> list[str]:
-        """Own those of ``entry_ids`` again that nobody owns; return them.
+    async def restore(self, entry_ids: Sequence[str]) -> dict[str, bool]:
+        """Own those of ``entry_ids`` again that nobody owns.
 
-        An entry that was trimmed meanwhile has no owner, and is returned all the same.
+        Returns:
+            These, and whether they still exist: an entry that was trimmed meanwhile has no owner.
         """
         restored = await _RESTORE(
             self.redis, [self.stream], [self.group, self.consumer, *entry_ids]
         )
-        return [codec.decode(entry_id) for entry_id in restored]
+        return {codec.decode(entry_id): bool(exists) for entry_id, exists in restored}
 
     async def expired(self, max_deliveries: int) -> list[Expired]:
         """Return the oldest entries whose leases have ended, up to `MAX_EXPIRED`.

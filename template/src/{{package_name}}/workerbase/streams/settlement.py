@@ -153,7 +153,7 @@ class StreamSettlement:
         limit = self.worker.config.dlq_max_entries
         args: list[RedisArg] = [delivery.entry_id, header.name, limit, int(limited)]
         args += codec.encode_fields(payload)
-        while not (reply := await self._until_accepted(_DEFER, keys_, args)):
+        while not (reply := await self._until_accepted(_DEFER, keys_, args, delivery)):
             logger.error("%s is full; reading waits until there is room", keys_[1])
             await asyncio.sleep(FULL_WAIT_S)
         self.held.forget(delivery)
@@ -174,6 +174,7 @@ class StreamSettlement:
             _SCHEDULE_RETRY,
             [stream, keys.job(self._queue_name, job_id), self._queue_name],
             [entry_id, job_id, job, int(decision.delay * 1000)],
+            delivery,
         )
         return "retried" if owned else "lease_lost"
 
@@ -199,6 +200,7 @@ class StreamSettlement:
             _SET_ASIDE,
             [stream, target],
             [delivery.entry_id, self.worker.config.dlq_max_entries, *codec.encode_fields(fields)],
+            delivery,
         )
         if dropped > 0:
             logger.error(failure_record.FULL, target, dropped)
@@ -207,10 +209,11 @@ class StreamSettlement:
         return "parked" if parking else "dead_lettered"
 
     async def _until_accepted(
-        self, script: Script, keys_: Sequence[str], args: Sequence[RedisArg]
+        self, script: Script, keys_: Sequence[str], args: Sequence[RedisArg], delivery: Delivery
     ) -> int:
         """Run a script on an entry of this consumer until Redis accepts it."""
-        write = partial(script, self._redis, keys_, [self.group, self.consumer, *args])
+        owner = "" if delivery.orphaned else self.consumer
+        write = partial(script, self._redis, keys_, [self.group, owner, *args])
         doing = f"settling an entry of {keys_[0]}"
         availability = self.worker.availability
         return int(await availability.retry_until_accepted(doing, write, lambda: self.draining))

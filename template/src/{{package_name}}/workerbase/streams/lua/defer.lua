@@ -6,7 +6,7 @@
 -- KEYS[2] deferred messages
 -- KEYS[3] set of the event types that have deferred messages
 -- ARGV[1] group
--- ARGV[2] consumer
+-- ARGV[2] consumer, or empty; see `owned`
 -- ARGV[3] entry id
 -- ARGV[4] event type
 -- ARGV[5] maximum number of deferred messages

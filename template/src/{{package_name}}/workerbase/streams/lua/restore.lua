@@ -6,7 +6,8 @@
 -- ARGV[1] group
 -- ARGV[2] consumer
 -- ARGV[3..] entry ids
--- Returns a list of the ids that nobody owned, in the order of the arguments.
+-- Returns a list of those that nobody owned, in the order of the arguments: id, and 1 if it is in the
+-- stream and owned again, 0 if it was trimmed meanwhile, so that only the consumer has it.
 
 -- #include entry_ids
 -- #include info
@@ -23,10 +24,11 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   local is_owned = #redis.call('XPENDING', stream, group, id, id, 1) > 0
   if not is_owned and not is_before(last_id, id) then
-    if #redis.call('XRANGE', stream, id, id) > 0 then
+    local exists = #redis.call('XRANGE', stream, id, id) > 0
+    if exists then
       redis.call('XCLAIM', stream, group, consumer, 0, id, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID')
     end
-    restored[#restored + 1] = id
+    restored[#restored + 1] = {id, exists and 1 or 0}
   end
 end
 return restored

@@ -6,7 +6,7 @@
 -- KEYS[2] key of the job
 -- KEYS[3] queue
 -- ARGV[1] group
--- ARGV[2] consumer
+-- ARGV[2] consumer, or empty; see `owned`
 -- ARGV[3] entry id
 -- ARGV[4] job id
 -- ARGV[5] serialized job

@@ -5,7 +5,7 @@
 -- KEYS[1] stream
 -- KEYS[2] target stream
 -- ARGV[1] group
--- ARGV[2] consumer
+-- ARGV[2] consumer, or empty; see `owned`
 -- ARGV[3] entry id
 -- ARGV[4] maximum number of entries in the target, 0 for no bound
 -- ARGV[5..] names and values of the fields
