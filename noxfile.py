@@ -152,11 +152,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def features(session: nox.Session) -> None:
-    """Run the whole suite of projects with each combination of features, not only of some."""
+    """Render, update and run the whole suites of all that there can be, not only of some."""
     install(session, "test", "types")
-    tests = ("tests/rendering/test_projects.py", *session.posargs)
+    tests = session.posargs or ("tests/rendering", "tests/updates")
     env = show_pyenv_pythons() | {"ALL_SUITES": "1"}
-    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=load", *tests, env=env)
+    session.run("pytest", *PARALLEL, *tests, env=env)
 
 
 @nox.session(default=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import quick_copier
 from arq.connections import ArqRedis
 from click.testing import CliRunner, Result
 from processkit import Project
@@ -21,6 +22,8 @@ from workerbase.cli import make_cli
 from workerbase.testing.redis_server import Server
 from workerbase.types import RedisClient
 from workerconfig import Config
+
+quick_copier.install()
 
 SLOW = ("acl", "rendering", "updates")
 

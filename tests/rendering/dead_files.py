@@ -1,6 +1,7 @@
 """Finds files of a rendered project that nothing reads, imports or names."""
 
 import ast
+import functools
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -39,6 +40,7 @@ WHO_READS = {
 """Files with a reader by convention; each other one must be used by another file."""
 
 
+@functools.cache
 def imported(path: str, text: str) -> set[str]:
     """Return the dotted names, below ``src``, of the modules that a module imports."""
     parts = Path(path).with_suffix("").parts[1 if path.startswith("src/") else 0 :]

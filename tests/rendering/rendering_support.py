@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import quick_copier
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -192,8 +193,9 @@ def try_tool(
     name: str, *arguments: str | Path, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of the test environment, which may fail."""
+    program = [sys.executable, quick_copier.COMMAND] if name == "copier" else [TOOLS / name]
     return subprocess.run(
-        [TOOLS / name, *arguments],
+        [*program, *arguments],
         cwd=cwd,
         env=environment(),
         text=True,

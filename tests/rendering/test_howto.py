@@ -36,6 +36,7 @@ from rendering_support import (
     tool,
 )
 from servers import free_port
+from thorough import THOROUGH
 from waiting import until_true
 from workerbase.broker import codec
 from workerbase.testing.redis_server import find_in_package
@@ -44,7 +45,11 @@ PATIENCE_S = 60
 MAX_LINES = 5
 """Of a recipe in AGENTS.md, without its empty lines."""
 
-CHOSEN = {"default": ("streams", "devtools", "console", "kubernetes"), "none": ()}
+CHOSEN: dict[str, tuple[str, ...]] = {
+    "default": ("streams", "devtools", "console", "kubernetes"),
+}
+if THOROUGH:
+    CHOSEN["none"] = ()
 
 
 @dataclass

@@ -1,12 +1,10 @@
 """A project's own tests find a limit that was changed alone, and name the file to change."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from rendering_support import environment
+import quick_pytest
 
 
 @pytest.fixture
@@ -82,21 +80,12 @@ CHANGED_ALONE = [
 ]
 
 
-def check_limits(project: Path) -> subprocess.CompletedProcess[str]:
+def check_limits(project: Path) -> quick_pytest.Done:
     """Run the project's own tests of its limits."""
     tests = ("tests/test_limits.py", "tests/test_kubernetes.py")
     plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--noconftest")
     ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "--tb=line", *tests],
-        cwd=project,
-        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    return quick_pytest.run(project, "-q", *plugins, "--tb=line", *tests, **ours)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -29,6 +28,7 @@ from rendering_support import (
     tool,
     try_tool,
 )
+from thorough import THOROUGH
 
 pytestmark = pytest.mark.render
 
@@ -40,20 +40,20 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check"),
 }
 
-# `nox -s features` sets ALL_SUITES: each pair of answers then runs its whole suite on the oldest
-# Python that it promises, and so does each combination of features. Otherwise the defaults do, on
-# every Python, and each feature alone; the features of each pair pass what is fast.
-ALL_SUITES = "ALL_SUITES" in os.environ
+# All suites are those of each pair of answers, on the oldest Python that it promises, of each
+# combination of features, and of the defaults on every Python. Otherwise the defaults, all features
+# and none share the Pythons, and a few other combinations pass what is fast.
 PAIRS = list(pairwise())
-RUNS = [
-    (str(row["python_version"]), answers_of(row)) for row in (PAIRS if ALL_SUITES else PAIRS[:1])
-]
-DEFAULTS = RUNS[0][1]
-RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13", "3.14")]
-SUITES = list(feature_sets()) if ALL_SUITES else list(FEATURE_SETS.values())[1:]
-RUNS += [("3.11", {"features": list(features)}) for features in SUITES]
+DEFAULTS = answers_of(PAIRS[0])
 OF_PAIRS = dict.fromkeys(tuple(f for f in FEATURES if row[f]) for row in PAIRS)
 CHEAP = [features for features in OF_PAIRS if features not in FEATURE_SETS.values()]
+if THOROUGH:
+    RUNS = [(str(row["python_version"]), answers_of(row)) for row in PAIRS]
+    RUNS += [(python, DEFAULTS) for python in ("3.12", "3.13", "3.14")]
+    RUNS += [("3.11", {"features": list(features)}) for features in feature_sets()]
+else:
+    RUNS = [("3.11", DEFAULTS), ("3.12", {"features": []}), ("3.13", {"features": [*FEATURES]})]
+    CHEAP = CHEAP[:3]
 
 STRANGE_FOLDERS = {"3.12": "Zoë's Wörker (new)"}
 """Where the projects of this Python lie, as homes on Windows and macOS may be called."""

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from thorough import THOROUGH
 from updates.conftest import Make
 from updates.releases import HEAD, NEXT, ROOT
 
@@ -39,9 +40,10 @@ Answers = tuple[str, ...]
 
 CHOSEN: dict[str, Answers] = {
     "defaults": (),
-    "none": ("features=[]",),
-    "all": ("features=[streams, devtools, leased_jobs, telemetry, kubernetes]",),
+    "all": ("features=[streams, devtools, console, leased_jobs, telemetry, kubernetes]",),
 }
+if THOROUGH:
+    CHOSEN["none"] = ("features=[]",)
 
 
 @pytest.fixture(params=CHOSEN.values(), ids=CHOSEN)
