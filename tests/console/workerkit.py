@@ -2,36 +2,18 @@
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import cast
 
-from arq.worker import func
+from leasedkit import client_of, settings_of
 from waiting import until
 from workerbase import BaseArqWorkerSettings
-from workerbase.broker.client import connect
-from workerbase.broker.enqueue import QueueClient
-from workerbase.jobs import LeasedJobs
 from workerbase.process.runner import serve
 from workerbase.process.settings import resolved_settings
 from workerbase.types import RedisClient
 from workerconfig import Config
 
-
-@contextlib.asynccontextmanager
-async def client_of(config: Config) -> AsyncIterator[QueueClient]:
-    client = connect(config.dsn, config.queue_name)
-    try:
-        yield client
-    finally:
-        await client.aclose(close_connection_pool=True)
-
-
-def settings_of(config: Config, *functions: Any, **more: Any) -> type[BaseArqWorkerSettings]:
-    """Make settings; local functions go by their short names."""
-    named = [func(f, name=f.__name__) if inspect.isfunction(f) else f for f in functions]
-    members = {"config": config, "functions": named, "services": (LeasedJobs(),), **more}
-    return type("Settings", (BaseArqWorkerSettings,), members)
+__all__ = ["client_of", "settings_of", "working"]
 
 
 @contextlib.asynccontextmanager

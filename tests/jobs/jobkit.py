@@ -2,25 +2,24 @@
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from arq.connections import ArqRedis
-from arq.worker import func
+from leasedkit import client_of, settings_of
 from waiting import until
-from workerbase.base import BaseArqWorkerSettings
 from workerbase.broker import codec
-from workerbase.broker.client import connect
 from workerbase.broker.enqueue import QueueClient
+from workerbase.devtools.faults import other_clock
+from workerbase.errors import WorkerError
 from workerbase.inspector.dead_letters import DeadLetterEntry, DeadLetterQueue
 from workerbase.jobs import LeasedJobs
 from workerbase.jobs.engine import JobEngine
@@ -34,22 +33,6 @@ from workerconfig import Config
 QUEUE = "arq:queue"
 NUMBERS = itertools.count(1_000_000)
 BASE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
-
-
-@contextlib.asynccontextmanager
-async def client_of(config: Config) -> AsyncIterator[QueueClient]:
-    client = connect(config.dsn, config.queue_name)
-    try:
-        yield client
-    finally:
-        await client.aclose(close_connection_pool=True)
-
-
-def settings_of(config: Config, *functions: Any, **more: Any) -> type[BaseArqWorkerSettings]:
-    """Make settings; local functions go by their short names."""
-    named = [func(f, name=f.__name__) if inspect.isfunction(f) else f for f in functions]
-    members = {"config": config, "functions": named, "services": (LeasedJobs(),), **more}
-    return type("Settings", (BaseArqWorkerSettings,), members)
 
 
 def context_of(client: QueueClient, config: Config, *functions: Any, **more: Any) -> WorkerContext:
@@ -176,31 +159,25 @@ async def calls(client: ArqRedis) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
 
 
-def clock(skew: str) -> dict[str, str]:
-    """The environment of a process whose clock is off, by ``+1h`` for example.
+def clock(skew: float) -> Mapping[str, str]:
+    """The environment of a process whose clock is ahead by so many seconds.
 
     Where libfaketime is missing the test fails in CI and is skipped elsewhere.
     """
     if not skew:
         return {}
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        message = "no libfaketime here (Debian: libfaketime)"
+    try:
+        return other_clock(skew)
+    except WorkerError as exc:
         if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return {
-        "LD_PRELOAD": str(found[0]),
-        "FAKETIME": skew,
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+            raise
+        pytest.skip(str(exc))
 
 
 class Process:
     """A worker in a process of its own: `job_worker.py`."""
 
-    def __init__(self, config: Config, log: Path, skew: str = "", **environment: object) -> None:
+    def __init__(self, config: Config, log: Path, skew: float = 0, **environment: object) -> None:
         known = {
             f"WORKER_{name.upper()}": str(getattr(config, name))
             for name in (

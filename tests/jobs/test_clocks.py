@@ -20,7 +20,8 @@ from workerconfig import Config
 
 ConfigFor = Callable[..., Config]
 
-SKEWS = ["+1h", "-1h"]
+HOUR = 3600
+SKEWS = [HOUR, -HOUR]
 
 ENQUEUE = """
 import sys
@@ -37,7 +38,7 @@ jobs.enqueue_sync("job", "long ago", _defer_until=datetime.fromisoformat("2020-0
 
 @pytest.mark.parametrize("skew", SKEWS)
 async def test_what_a_client_enqueues_is_due_by_the_clock_of_redis(
-    server: Server, config_for: ConfigFor, skew: str
+    server: Server, config_for: ConfigFor, skew: float
 ) -> None:
     began: dict[str, float] = {}
 
@@ -65,7 +66,7 @@ async def test_what_a_client_enqueues_is_due_by_the_clock_of_redis(
 
 @pytest.mark.parametrize("skew", SKEWS)
 async def test_a_worker_with_a_wrong_clock_runs_what_is_due_and_nothing_else(
-    server: Server, config_for: ConfigFor, tmp_path: Path, skew: str
+    server: Server, config_for: ConfigFor, tmp_path: Path, skew: float
 ) -> None:
     config = config_for(server, lease_timeout=2.0)
     async with client_of(config) as client:
@@ -84,7 +85,7 @@ async def _ran(client: object, count: int) -> bool:
 
 @pytest.mark.parametrize("skew", SKEWS)
 async def test_the_jobs_of_a_dead_worker_with_a_wrong_clock_run_again_within_one_lease(
-    server: Server, config_for: ConfigFor, tmp_path: Path, skew: str
+    server: Server, config_for: ConfigFor, tmp_path: Path, skew: float
 ) -> None:
     config = config_for(server, lease_timeout=2.0)
     began: list[object] = []
@@ -106,13 +107,13 @@ async def test_the_jobs_of_a_dead_worker_with_a_wrong_clock_run_again_within_one
         assert await Job("job", client).status() == "complete"
 
 
-@pytest.mark.parametrize("skews", [("+1h", ""), ("-1h", ""), ("-1h", "+1h")], ids=str)
+@pytest.mark.parametrize("skews", [(HOUR, 0), (-HOUR, 0), (-HOUR, HOUR)])
 async def test_each_tick_runs_once_among_workers_whose_clocks_differ(
     server: Server,
     config_for: ConfigFor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    skews: tuple[str, str],
+    skews: tuple[float, float],
 ) -> None:
     monkeypatch.setenv("TICKS", "every second")
     config = config_for(server, lease_timeout=2.0)

@@ -15,6 +15,9 @@ _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["pytest", "arq.worker", "pydantic_settings"])
 
 
+OURS = (str(ROOT / "template"), str(ROOT / "tests"))
+
+
 class Done(NamedTuple):
     """The exit code, and all that was printed."""
 
@@ -41,5 +44,6 @@ def _main(
     for name in os.environ.keys() - stranger().keys():
         del os.environ[name]
     os.environ.update(environment)
-    sys.path[:] = [str(folder / "src"), *(p for p in sys.path if not p.startswith(str(ROOT)))]
+    others = [path for path in sys.path if not path.startswith(OURS)]
+    sys.path[:] = [str(folder / "src"), *others]
     sys.exit(pytest.main(list(arguments)))
