@@ -39,7 +39,7 @@ class Order(Event, type="order", stream="orders"):
 @router.on(Order)
 async def on_order(event: Order, ctx: EventContext) -> None:
     await ctx.redis.execute_command("HINCRBY", "begun", event.number, 1)
-    logger.info("handling order %d", event.number)
+    logger.info("handling")
     if event.how == "blocks":
         time.sleep(event.seconds)  # noqa: ASYNC251 - a mistake that users make
     await asyncio.sleep(event.seconds)
@@ -56,7 +56,7 @@ async def on_order(event: Order, ctx: EventContext) -> None:
 async def add(ctx: Ctx, left: int, right: int = 1, *, seconds: float = 0.0) -> int:
     redis: Any = ctx["redis"]
     await redis.hset("begun", "add", 1)
-    logger.info("adding to %d", left)
+    logger.info("adding")
     await asyncio.sleep(seconds)
     await redis.hset("sums", str(left), left + right)
     return left + right

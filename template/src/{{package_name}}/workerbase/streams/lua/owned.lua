@@ -6,6 +6,8 @@
 -- true if it is pending for nobody: it was trimmed while a consumer that was removed held it.
 
 local function owned(stream, group, consumer, entry_id)
-  if consumer == '' then return #redis.call('XPENDING', stream, group, entry_id, entry_id, 1) == 0 end
+  if consumer == '' then
+    return #redis.call('XPENDING', stream, group, entry_id, entry_id, 1) == 0
+  end
   return #redis.call('XPENDING', stream, group, entry_id, entry_id, 1, consumer) > 0
 end

@@ -6,8 +6,8 @@
 -- ARGV[1] group
 -- ARGV[2] consumer
 -- ARGV[3..] entry ids
--- Returns a list of those that nobody owned, in the order of the arguments: id, and 1 if it is in the
--- stream and owned again, 0 if it was trimmed meanwhile, so that only the consumer has it.
+-- Returns a list of those that nobody owned, in the order of the arguments: id, and 1 if it is in
+-- the stream and owned again, 0 if it was trimmed meanwhile, so that only the consumer has it.
 
 -- #include entry_ids
 -- #include info
