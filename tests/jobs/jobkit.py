@@ -160,7 +160,7 @@ async def calls(client: ArqRedis) -> dict[str, int]:
 
 
 def clock(skew: float) -> Mapping[str, str]:
-    """The environment of a process whose clock is ahead by so many seconds.
+    """The environment of a process whose clock is ahead by ``skew`` seconds.
 
     Where libfaketime is missing the test fails in CI and is skipped elsewhere.
     """
