@@ -86,6 +86,11 @@ def _from_tagged(value: dict[str, Any]) -> object:
     return _READ[value["__type__"]](value["v"])
 
 
+# json's functions would make these anew for each job.
+_ENCODER = json.JSONEncoder(default=_to_tagged, separators=(",", ":"))
+_DECODER = json.JSONDecoder(object_hook=_from_tagged)
+
+
 def dumps(value: object) -> bytes:
     """Write a job or a result (arq's ``job_serializer``).
 
@@ -93,7 +98,7 @@ def dumps(value: object) -> bytes:
         PayloadError: a value has no JSON form.
     """
     try:
-        return json.dumps(value, default=_to_tagged, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         msg = f"cannot be written as JSON; pass plain data or a model: {exc}"
         raise PayloadError(msg) from exc
@@ -106,7 +111,7 @@ def loads(data: bytes) -> dict[str, object]:
         PayloadError: ``data`` is not one JSON object; a pickled job of plain arq, for one.
     """
     try:
-        value: object = json.loads(data, object_hook=_from_tagged)
+        value: object = _DECODER.decode(data.decode("utf-8", "surrogatepass"))
     except Exception as exc:
         msg = (
             "job is not JSON (pickled by plain arq? set a job_deserializer that reads both while "

@@ -139,9 +139,12 @@ class JobExecutor:
         timeout = function.timeout_s
         if timeout is None:
             timeout = self.settings.config.job_timeout
-        with current_run.of(lambda: attempt.work):
+        current_run.described.set(lambda: attempt.work)
+        try:
             async with JobTimeout(function, timeout):
                 return await run(attempt.ctx, *attempt.args, **attempt.kwargs)
+        finally:
+            current_run.described.set(None)  # what follows names the job itself
 
     def _shows_data(self) -> bool:
         """Whether arguments and results may be logged: `log_results`, or level DEBUG."""

@@ -297,7 +297,8 @@ class ArqJobs(Service):
             error: BaseException | None = None
             outcome: Outcome = "failed"
             try:
-                with monitors.around(work), current_run.of(lambda: work):
+                with monitors.around(work):
+                    current_run.described.set(lambda: work)
                     async with JobTimeout(function, limit):
                         result = await (task or run)(ctx, *args, **kwargs)
                 outcome = "handled"
@@ -322,6 +323,7 @@ class ArqJobs(Service):
             else:
                 return result
             finally:
+                current_run.described.set(None)  # what arq logs names the job itself
                 monitors.on_finished(work, outcome, error, time.monotonic() - started)
 
         return replace(function, coroutine=cast("Any", observed), timeout_s=limit + SETTLE_S)
