@@ -145,16 +145,12 @@ class StreamSettlement:
         if not limited:
             for name in (failure_record.DEFERRED_AT, failure_record.FINAL):
                 payload.pop(name, None)
-        keys_ = [
-            stream,
-            keys.deferred(stream, self.group, header.name),
-            keys.deferred_types(stream, self.group),
-        ]
+        deferred = keys.deferred(stream, self.group, header.name)
+        others = [deferred, keys.deferred_types(stream, self.group)]
         limit = self.worker.config.dlq_max_entries
-        args: list[RedisArg] = [delivery.entry_id, header.name, limit, int(limited)]
-        args += codec.encode_fields(payload)
-        while not (reply := await self._until_accepted(_DEFER, keys_, args, delivery)):
-            logger.error("%s is full; reading waits until there is room", keys_[1])
+        args: list[RedisArg] = [header.name, limit, int(limited), *codec.encode_fields(payload)]
+        while not (reply := await self._until_accepted(_DEFER, delivery, others, args)):
+            logger.error("%s is full; reading waits until there is room", deferred)
             await asyncio.sleep(FULL_WAIT_S)
         self.held.forget(delivery)
         outcome: Outcome = "deferred" if reply > 0 else "lease_lost"
@@ -172,9 +168,9 @@ class StreamSettlement:
         job_id = keys.requeue_job_id(stream, self.group, entry_id)
         owned = await self._until_accepted(
             _SCHEDULE_RETRY,
-            [stream, keys.job(self._queue_name, job_id), self._queue_name],
-            [entry_id, job_id, job, int(decision.delay * 1000)],
             delivery,
+            [keys.job(self._queue_name, job_id), self._queue_name],
+            [job_id, job, int(decision.delay * 1000)],
         )
         return "retried" if owned else "lease_lost"
 
@@ -198,9 +194,9 @@ class StreamSettlement:
         target = keys.parked(stream) if parking else keys.dlq(stream)
         dropped = await self._until_accepted(
             _SET_ASIDE,
-            [stream, target],
-            [delivery.entry_id, self.worker.config.dlq_max_entries, *codec.encode_fields(fields)],
             delivery,
+            [target],
+            [self.worker.config.dlq_max_entries, *codec.encode_fields(fields)],
         )
         if dropped > 0:
             logger.error(failure_record.FULL, target, dropped)
@@ -209,12 +205,16 @@ class StreamSettlement:
         return "parked" if parking else "dead_lettered"
 
     async def _until_accepted(
-        self, script: Script, keys_: Sequence[str], args: Sequence[RedisArg], delivery: Delivery
+        self, script: Script, delivery: Delivery, others: Sequence[str], args: Sequence[RedisArg]
     ) -> int:
-        """Run a script on an entry of this consumer until Redis accepts it."""
+        """Run a script on an entry of this consumer until Redis accepts it.
+
+        ``others`` and ``args`` are its keys behind the stream and its arguments behind the entry.
+        """
         owner = "" if delivery.orphaned else self.consumer
-        write = partial(script, self._redis, keys_, [self.group, owner, *args])
-        doing = f"settling an entry of {keys_[0]}"
+        head = [self.group, owner, delivery.entry_id]
+        write = partial(script, self._redis, [delivery.source, *others], [*head, *args])
+        doing = f"settling an entry of {delivery.source}"
         availability = self.worker.availability
         return int(await availability.retry_until_accepted(doing, write, lambda: self.draining))
 
