@@ -94,6 +94,80 @@ async def test_plain_functions_leave_none(server: Server, config_for: ConfigFor)
         assert await run.dead_letters() == []
 
 
+async def none_left(run: Running) -> bool:
+    return not await run.client.zcard(QUEUE)
+
+
+INVALID = ("invalid", "DeserializationError: a field of the job is")
+UNREADABLE = ("invalid", "DeserializationError: unable to deserialize job")
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "expected"),
+    [
+        ({"f": "gone"}, "gone", ("unknown", "JobExecutionFailed: function 'gone' not found")),
+        ({"f": ["plain"], "k": 7}, "", INVALID),
+        ({"t": "soon"}, "", INVALID),
+        ({"et": 10**30}, "", INVALID),
+        ("no job", "", UNREADABLE),
+        (b"\xff", "", UNREADABLE),
+    ],
+    ids=["unknown", "name", "attempts", "time", "text", "bytes"],
+)
+async def test_what_cannot_run_is_dead_lettered_once_as_it_is(
+    server: Server, config_for: ConfigFor, written: Any, name: str, expected: tuple[str, str]
+) -> None:
+    if isinstance(written, dict):
+        written = {"f": "plain", "a": [7], "k": {}, "t": None, "et": 1_700_000_000_000, **written}
+    data = (
+        written
+        if isinstance(written, bytes)
+        else json.dumps(written, separators=(",", ":")).encode()
+    )
+    async with running(settings_of(config_for(server), func(plain, name="plain"))) as run:
+        await run.client.set("arq:job:j1", data)
+        await run.client.zadd(QUEUE, {"j1": 1})
+        await until(lambda: none_left(run), what="the end of the job")
+        (dead,) = await run.dead_letters()
+        assert run.outcomes.outcomes == [(name or "?", "dead_lettered", 1)]
+    assert (dead.event_type, dead.payload["_reason"]) == (name, expected[0])
+    assert dead.error is not None
+    assert dead.error.startswith(expected[1])
+    kept = dead.payload["_job"]
+    assert kept.encode("utf-8", "surrogateescape").startswith(data[:-1])
+
+
+@pytest.mark.parametrize("function", [charge, func(plain, name="charge")], ids=["task", "plain"])
+async def test_a_job_whose_worker_died_in_its_last_attempt_leaves_a_dead_letter(
+    server: Server, config_for: ConfigFor, function: Any
+) -> None:
+    settings = settings_of(config_for(server, max_retries=3), function)
+    async with running(settings) as run:
+        await run.client.set("arq:retry:j1", 3)  # as the worker leaves it that dies
+        await failed(run, "charge", 7, _job_id="j1")
+        (dead,) = await run.dead_letters()
+        assert run.outcomes.outcomes == [("charge", "dead_lettered", 3)]
+    assert (dead.payload["_reason"], dead.payload["_attempts"]) == ("retries", "3")
+    assert json.loads(dead.payload["data"])["args"] == [7]
+    assert dead.error == (
+        "JobExecutionFailed: max 3 retries exceeded: the worker died in the last attempt, or it "
+        "asked for another"
+    )
+
+
+async def test_what_was_aborted_or_expired_leaves_none(
+    server: Server, config_for: ConfigFor
+) -> None:
+    settings = settings_of(config_for(server), charge, allow_abort_jobs=True)
+    async with running(settings) as run:
+        job = await run.client.enqueue_job("charge", 7, _job_id="j1", _defer_by=3600)
+        assert job is not None
+        assert await job.abort(timeout=10, poll_delay=0.02) is True
+        await run.client.zadd(QUEUE, {"j2": 1})  # its job has expired
+        await until(lambda: none_left(run), what="the end of the job")
+        assert await run.dead_letters() == []
+
+
 async def test_retries_of_a_worker_that_retries_nothing_are_dead_letters(
     server: Server, config_for: ConfigFor
 ) -> None:

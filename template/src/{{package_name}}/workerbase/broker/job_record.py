@@ -3,10 +3,11 @@
 import logging
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from arq.jobs import Deserializer, Serializer
+from arq.jobs import DeserializationError, Deserializer, Serializer
+from arq.utils import ms_to_datetime
 
 from ..engine import failure_record
 from ..engine.retry_policy import Reason
@@ -15,6 +16,9 @@ from ..types import Payload
 from . import codec, trace_context
 
 logger = logging.getLogger(__name__)
+
+MAX_ATTEMPT = 1_000_000_000
+"""Of a job that somebody else enqueued: Redis counts on from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,61 @@ class JobSerializer:
     def from_arq(cls, dumps: Serializer | None, loads: Deserializer | None) -> "JobSerializer":
         """Use arq's own, which is pickle, where nothing else is given."""
         return cls(dumps or pickle.dumps, loads or pickle.loads)
+
+
+@dataclass(frozen=True, slots=True)
+class JobFields:
+    """What a serialized job says.
+
+    Args:
+        function: name of the function; empty if the job cannot be read.
+        args, kwargs: its arguments.
+        attempts: the number of attempts that the job brings along; mostly 0.
+        enqueue_ms: when it was enqueued, in Unix milliseconds.
+        trace: W3C ``traceparent`` of the sender; empty if there is none.
+    """
+
+    function: str = ""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+    attempts: int = 0
+    enqueue_ms: int = 0
+    trace: str = ""
+
+    @classmethod
+    def read(cls, written: bytes, loads: Deserializer) -> "JobFields":
+        """Read a job.
+
+        Raises:
+            arq.jobs.DeserializationError: it cannot be read.
+        """
+        try:
+            job = loads(written)
+        except Exception as exc:
+            raise DeserializationError("unable to deserialize job") from exc
+        try:
+            enqueue_ms = int(job["et"])
+            ms_to_datetime(enqueue_ms)
+            function = str(job["f"]).encode().decode()  # or no dead letter could name it
+            trace = str(job.get(trace_context.JOB_KEY, ""))
+            attempts = _attempts(job["t"])
+            return cls(function, tuple(job["a"]), dict(job["k"]), attempts, enqueue_ms, trace)
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
+            msg = f"a field of the job is not what arq writes: {exc}"
+            raise DeserializationError(msg) from exc
+
+
+def _attempts(value: Any) -> int:
+    """Return the number of attempts that a job brings along.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    attempts = int(value or 0)
+    if not 0 <= attempts <= MAX_ATTEMPT:
+        msg = f"the number of attempts is not within 0 and {MAX_ATTEMPT:,}"
+        raise ValueError(msg)
+    return attempts
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Jobs:
 
     @property
     def survives_kills(self) -> bool:
-        """Whether a job that kills its worker again and again leaves a dead letter."""
+        """Whether a job that kills its worker is dead-lettered within seconds, not minutes."""
         return self._leased is not None
 
     def services(self) -> Sequence[Service]:
@@ -62,7 +62,7 @@ class Jobs:
             await client.enqueue_job(TASK, item.model_dump(), _job_id=f"item-{item.number}")
 
     async def send_strange(self, client: QueueClient) -> Mapping[str, int]:
-        """Send nothing: what cannot be read leaves a dead letter only under leases."""
+        """Send nothing: messages show what becomes of what cannot be read."""
         del client
         return {}
 

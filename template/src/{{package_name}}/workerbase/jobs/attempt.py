@@ -7,11 +7,10 @@ from typing import Any
 
 from arq.constants import keep_cronjob_progress
 from arq.cron import CronJob
-from arq.jobs import DeserializationError, serialize_result
-from arq.utils import ms_to_datetime, timestamp_ms
+from arq.jobs import serialize_result
+from arq.utils import timestamp_ms
 
-from ..broker import trace_context
-from ..broker.job_record import FailedJob, JobSerializer
+from ..broker.job_record import FailedJob, JobFields, JobSerializer
 from ..engine.retry_policy import DeadLetter, Decision, Reason, Retry
 from ..errors import MAX_DURATION_S
 from ..monitor import Outcome, Work
@@ -19,9 +18,6 @@ from ..process.arq_names import Function
 from ..process.requeue import REQUEUE_TASK
 from ..types import Ctx
 from .queue import Claim, FinishedJob
-
-MAX_ATTEMPT = 1_000_000_000
-"""Of a job that somebody else enqueued: Redis counts on from it."""
 
 
 class RefusedError(Exception):
@@ -122,20 +118,10 @@ class Attempt:
         Raises:
             arq.jobs.DeserializationError: it cannot be read.
         """
-        try:
-            job = self.serializer.loads(self.claim.job or b"")
-        except Exception as exc:
-            raise DeserializationError("unable to deserialize job") from exc
-        try:
-            self.enqueue_ms = int(job["et"])
-            ms_to_datetime(self.enqueue_ms)
-            self.function_name = str(job["f"]).encode().decode()  # or no dead letter could name it
-            self.args, self.kwargs = tuple(job["a"]), dict(job["k"])
-            self.trace = str(job.get(trace_context.JOB_KEY, ""))
-            return _attempts(job["t"])
-        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:
-            msg = f"a field of the job is not what arq writes: {exc}"
-            raise DeserializationError(msg) from exc
+        job = JobFields.read(self.claim.job or b"", self.serializer.loads)
+        self.function_name, self.args, self.kwargs = job.function, job.args, job.kwargs
+        self.enqueue_ms, self.trace = job.enqueue_ms, job.trace
+        return job.attempts
 
     def finished(self, keep_result_s: float, *, forever: bool) -> FinishedJob:
         """Return the job as finished, with its result as arq writes it."""
@@ -161,16 +147,3 @@ class Attempt:
             0 if forever else int(min(max(keep_result_s, 0.001), MAX_DURATION_S) * 1000),
             keep_cronjob_progress * 1000 if stays else 0,
         )
-
-
-def _attempts(value: Any) -> int:
-    """Return the number of attempts that a job brings along.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    attempts = int(value or 0)
-    if not 0 <= attempts <= MAX_ATTEMPT:
-        msg = f"the number of attempts is not within 0 and {MAX_ATTEMPT:,}"
-        raise ValueError(msg)
-    return attempts

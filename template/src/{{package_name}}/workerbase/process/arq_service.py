@@ -20,7 +20,8 @@ from arq.cron import CronJob
 from arq.jobs import Deserializer, SerializationError, deserialize_job_raw
 from arq.utils import to_unix_ms
 
-from ..broker import keys, trace_context
+from ..broker import keys
+from ..broker.job_record import JobFields
 from ..broker.redis_errors import OUTAGE_ERRORS
 from ..broker.wakeup import WakeupListener
 from ..engine import current_run
@@ -32,6 +33,7 @@ from ..engine.vitals import Vitals
 from ..errors import WorkerError
 from ..monitor import Outcome, Work
 from ..types import Ctx
+from . import job_failures
 from .arq_names import ArqRetry, Function, Worker
 from .service import Service, WorkerContext
 from .settings import arq_arguments
@@ -52,11 +54,16 @@ _trace: ContextVar[str] = ContextVar("worker_job_trace", default="")
 """The sender's trace of the job that arq has just read, in the task that then runs it."""
 
 
-def _keep_trace(read: Deserializer) -> Deserializer:
-    def load(data: bytes) -> dict[str, Any]:
-        job = read(data)
-        _trace.set(trace_context.trace_of_job(job))
-        return job
+def _checked(read: Deserializer) -> Deserializer:
+    """Let arq read only jobs that it can run, and keep the trace; what it cannot read it ends."""
+
+    def load(written: bytes) -> dict[str, Any]:
+        job = JobFields.read(written, read)
+        _trace.set(job.trace)
+        return {
+            "f": job.function, "a": job.args, "k": job.kwargs, "t": job.attempts or None,
+            "et": job.enqueue_ms,
+        }  # fmt: skip
 
     return load
 
@@ -90,6 +97,8 @@ class _Worker(Worker):
     """Whether more jobs may be due behind those that were put back."""
     taken = 0
     """Number of jobs that have been started and still hold their slot."""
+    on_refused: Callable[[str], Coroutine[Any, Any, None]]
+    """Called with the id of a job that arq ends without running it."""
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         for job_id in await self._startable(job_ids):
@@ -137,6 +146,10 @@ class _Worker(Worker):
         function = self.functions.get(name)
         return set() if function is None else Task.names_of(function)
 
+    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
+        await self.on_refused(job_id)
+        await super().finish_failed_job(job_id, result_data)
+
     def _release_sem_dec_counter_on_complete(self) -> None:
         super()._release_sem_dec_counter_on_complete()
         self.taken -= 1
@@ -157,12 +170,13 @@ class ArqJobs(Service):
         queue = worker.config.queue_name
         jobs = [_QueueCronJob.from_job(self._observed(j), queue) for j in settings.cron_jobs]
         arguments["cron_jobs"] = jobs or None
-        arguments["job_deserializer"] = _keep_trace(settings.job_deserializer)
+        arguments["job_deserializer"] = _checked(settings.job_deserializer)
         self._worker: Any = _Worker(
             **arguments, redis_pool=worker.client, ctx=worker.ctx, handle_signals=False
         )
         self._worker.ctx["redis"] = worker.client
         self._worker.paused = worker.paused
+        self._worker.on_refused = self._keep_refused
         self._wake = asyncio.Event()
         self._polling_since: float | None = None
 
@@ -266,6 +280,15 @@ class ArqJobs(Service):
         with contextlib.suppress(*OUTAGE_ERRORS):  # it expires by itself
             async with self._context.availability.parting():
                 await self._context.client.delete(self._worker.health_check_key)
+
+    async def _keep_refused(self, job_id: str) -> None:
+        """Keep what arq ends without running it as a dead letter."""
+        kept = await job_failures.dead_letter_refused(self._context, job_id, self._worker.functions)
+        if kept is not None:
+            job, error = kept
+            name = job.function or "?"
+            work = Work("job", self._worker.queue_name, name, job_id, job.attempt)
+            self._context.monitors.on_finished(work, "dead_lettered", error, 0.0)
 
     async def _uncount(self, job_ids: list[str]) -> None:
         """Do not count the attempts that a stop ends, so that the last one is made all the same."""

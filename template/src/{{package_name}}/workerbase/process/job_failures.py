@@ -1,9 +1,10 @@
 """Failures of tasks under arq's own worker: recorded in the job, or as a dead letter.
 
 A dead letter is written before arq notes that the job failed. A worker that dies between the two
-leaves both: the dead letter, and a job that runs again. A job whose worker dies on its last
-attempt, whose function is unknown, or that expired or cannot be read is ended by arq itself and
-leaves no dead letter.
+leaves both: the dead letter, and a job that runs again.
+
+What arq ends without running it, because its attempts are used up, its function is unknown or it
+cannot be read, leaves a dead letter, too. A job that was aborted or has expired leaves none.
 """
 
 import logging
@@ -11,16 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from arq.cron import CronJob
+from arq.jobs import DeserializationError
+
 from ..broker import codec, keys
 from ..broker.availability import RedisAvailability
-from ..broker.job_record import FailedJob, JobSerializer
+from ..broker.job_record import FailedJob, JobFields, JobSerializer
 from ..broker.queue_scripts import add_dead_letter
 from ..engine import failure_record
 from ..engine.retry_policy import Reason
 from ..types import Ctx, RedisClient
+from .arq_names import Function, JobExecutionFailed
 from .service import WorkerContext, redis_of, worker_of
 
 logger = logging.getLogger(__name__)
+
+EXCEEDED = "max {} retries exceeded: the worker died in the last attempt, or it asked for another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ async def record(ctx: Ctx, failure: Failure) -> None:
     if found is None:
         return
     job, serializer, redis, worker = found
-    logger.warning("%s:%s is retried after attempt %d: %s", *_described(job, failure))
+    logger.warning("%s:%s is retried after attempt %d: %s", *_described(job, failure.error))
     written, _ = job.with_failure(failure.error, serializer)
     key = keys.job(worker.config.queue_name, job.job_id)
 
@@ -56,12 +63,59 @@ async def record(ctx: Ctx, failure: Failure) -> None:
 async def dead_letter(ctx: Ctx, failure: Failure, reason: Reason) -> None:
     """Add the job to ``{queue}:dlq``; an outage of Redis delays it until the job's timeout."""
     found = await _find(ctx, failure)
-    if found is None:
-        return
-    job, serializer, redis, worker = found
+    if found is not None:
+        job, _, redis, worker = found
+        await _write(worker, redis, job, failure.error, reason)
+
+
+async def dead_letter_refused(
+    worker: WorkerContext, job_id: str, functions: Mapping[str, Function | CronJob]
+) -> tuple[FailedJob, BaseException] | None:
+    """Add a job that arq ends without running it to ``{queue}:dlq``.
+
+    Returns:
+        The job and why it cannot run; None if it was aborted or has expired.
+    """
     queue = worker.config.queue_name
-    fields = job.dead_letter(failure.error, reason, serializer, queue=queue, worker="arq")
-    availability: RedisAvailability = worker.availability
+
+    async def read() -> list[bytes | None]:
+        names = [keys.job(queue, job_id), keys.retry(queue, job_id)]
+        return cast("list[bytes | None]", await worker.client.mget(names))
+
+    stored, counted = await worker.availability.retry_until_accepted(
+        "reading a job", read, lambda: False
+    )
+    if stored is None:
+        return None
+    fields, attempt, error = JobFields(), int(counted or 1), cast("BaseException | None", None)
+    reason: Reason = "invalid"
+    try:
+        fields = JobFields.read(stored, worker.settings.job_deserializer)
+    except DeserializationError as exc:
+        error = exc
+    else:
+        function = functions.get(fields.function)
+        if function is None:
+            reason, error = "unknown", JobExecutionFailed(f"function {fields.function!r} not found")
+        else:
+            own = function.max_tries
+            limit = worker.config.max_retries if own is None else own
+            if attempt > limit:
+                reason, error = "retries", JobExecutionFailed(EXCEEDED.format(limit))
+                attempt -= 1  # this one does not take place
+    if error is None:
+        return None
+    job = FailedJob(job_id, fields.function, fields.args, fields.kwargs, attempt, stored)
+    await _write(worker, cast("RedisClient", worker.client), job, error, reason)
+    return job, error
+
+
+async def _write(
+    worker: WorkerContext, redis: RedisClient, job: FailedJob, error: BaseException, reason: Reason
+) -> None:
+    queue, settings = worker.config.queue_name, worker.settings
+    serializer = JobSerializer(settings.job_serializer, settings.job_deserializer)
+    fields = job.dead_letter(error, reason, serializer, queue=queue, worker="arq")
 
     async def write() -> int:
         return await add_dead_letter(
@@ -71,10 +125,12 @@ async def dead_letter(ctx: Ctx, failure: Failure, reason: Reason) -> None:
             fields=codec.encode_fields(fields),
         )
 
-    dropped = await availability.retry_until_accepted("writing a dead letter", write, lambda: False)
+    dropped = await worker.availability.retry_until_accepted(
+        "writing a dead letter", write, lambda: False
+    )
     logger.error(
         "%s:%s is dead-lettered after attempt %d: %s, in %s (%s)",
-        *_described(job, failure),
+        *_described(job, error),
         keys.dlq(queue),
         reason,
     )
@@ -82,9 +138,9 @@ async def dead_letter(ctx: Ctx, failure: Failure, reason: Reason) -> None:
         logger.error(failure_record.FULL, keys.dlq(queue), dropped)
 
 
-def _described(job: FailedJob, failure: Failure) -> tuple[str, str, int, str]:
-    what = f"{type(failure.error).__name__}: {failure_record.text_of(failure.error)}"
-    return job.job_id, failure.function, failure.attempt, what
+def _described(job: FailedJob, error: BaseException) -> tuple[str, str, int, str]:
+    what = f"{type(error).__name__}: {failure_record.text_of(error)}"
+    return job.job_id, job.function or "?", job.attempt, what
 
 
 async def _find(
