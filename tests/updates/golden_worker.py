@@ -1,7 +1,7 @@
 """A worker that every release of the base from 1.0.0rc1 on can run.
 
-What it does depends on GOLDEN_* variables: GOLDEN_FAIL makes handlers fail, and with GOLDEN_LEASED
-jobs run under leases.
+What it does depends on GOLDEN_* variables: GOLDEN_FAIL makes handlers fail, GOLDEN_SECONDS is how
+long they take, and with GOLDEN_LEASED jobs run under leases.
 """
 
 import asyncio
@@ -12,14 +12,16 @@ from decimal import Decimal
 from uuid import UUID
 
 import click
-from workerbase import BaseArqWorkerSettings, Ctx, PermanentError
+from workerbase import BaseArqWorkerSettings, Ctx, PermanentError, task
 from workerbase.cli import make_cli
 from workerbase.delivery import ArqAdapter
 from workerbase.jobs import LeasedJobs
 from workerbase.streams import Event, EventContext, EventPublisher, EventRouter, Streams
+from workerbase.task_utils import job_info
 
 STREAM = "golden"
 FAIL = "GOLDEN_FAIL" in os.environ
+SECONDS = float(os.environ.get("GOLDEN_SECONDS", "0"))
 router = EventRouter()
 
 
@@ -40,7 +42,8 @@ async def record(redis: object, **what: object) -> None:
 async def on_placed(event: Placed, ctx: EventContext) -> None:
     if FAIL and event.name == "permanent":
         raise PermanentError("it can never work")
-    if FAIL:
+    await asyncio.sleep(SECONDS)
+    if FAIL or (event.name == "flaky" and ctx.attempt == 1):
         raise RuntimeError("it does not work yet")
     await record(ctx.redis, name=event.name, number=event.number, attempt=ctx.attempt)
 
@@ -52,12 +55,21 @@ if not FAIL:
         await record(ctx.redis, name="parked", amount=event.amount, attempt=ctx.attempt)
 
 
+@task(backoff=0.1)
+async def count(ctx: Ctx, number: int, name: str) -> None:
+    await asyncio.sleep(SECONDS)
+    attempt = job_info(ctx).attempt
+    if name == "flaky" and attempt == 1:
+        raise RuntimeError("it does not work yet")
+    await record(ctx["redis"], name=f"job {name}", number=number, attempt=attempt)
+
+
 async def greet(ctx: Ctx, name: str, *, raw: bytes, **rich: object) -> None:
     await record(ctx["redis"], name=name, raw=raw.decode(), **rich)
 
 
 class Settings(BaseArqWorkerSettings):
-    functions = (greet,)
+    functions = (greet, count)
     services = (Streams(router), *([LeasedJobs()] if "GOLDEN_LEASED" in os.environ else []))
 
 
@@ -85,6 +97,22 @@ def give(failing: bool) -> None:
     jobs = ArqAdapter()
     jobs.enqueue_sync("greet", "now", _job_id="now", **rich)
     asyncio.run(jobs.enqueue("greet", "later", _job_id="later", _defer_by=86400, **rich))
+
+
+@main.command()
+@click.argument("first", type=int)
+@click.argument("last", type=int)
+def send(first: int, last: int) -> None:
+    """Write a message and a job of each number; every tenth fails once."""
+    numbered = [(n, "flaky" if n % 10 == 0 else "good") for n in range(first, last)]
+    EventPublisher().publish_sync(*(Placed(number=n, name=name) for n, name in numbered))
+
+    async def enqueue() -> None:
+        async with ArqAdapter() as jobs:
+            for number, name in numbered:
+                await jobs.enqueue(count.job(number, name), _job_id=f"count-{number}")
+
+    asyncio.run(enqueue())
 
 
 if __name__ == "__main__":
