@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
-from workerbase.leasing.prefetch_queue import MAX_HELD_BYTES, PrefetchQueue
+import pytest
+from workerbase.leasing.prefetch_queue import MAX_HELD_BYTES, WOKEN_AT_ONCE, PrefetchQueue
 
 
 @dataclass(eq=False)
@@ -180,20 +181,68 @@ async def test_a_closed_queue_stays_closed() -> None:
     assert queue.take() is None
 
 
-async def test_one_slot_wakes_for_each_item() -> None:
-    queue = PrefetchQueue[Item](3, 0)
-    woken: list[int] = []
+@pytest.mark.parametrize("count", range(12))
+async def test_one_slot_wakes_for_each_item(count: int) -> None:
+    queue, woken = PrefetchQueue[Item](10, 0), list[int]()
 
     async def slot(number: int) -> None:
         await queue.wait()
         woken.append(number)
+        assert queue.take() is not None
+        await asyncio.sleep(3600)
 
-    slots = [asyncio.create_task(slot(number)) for number in range(3)]
+    slots = [asyncio.create_task(slot(number)) for number in range(10)]
     await turn()
-    queue.add([Item(1), Item(2)])
+    queue.add([Item(number) for number in range(count)])
+    for _ in range(10):
+        await turn()
+    assert woken == list(range(min(count, 10)))
+    for task in slots:
+        task.cancel()
+    await asyncio.gather(*slots, return_exceptions=True)
+
+
+async def test_slots_that_are_not_needed_sleep_on() -> None:
+    queue, woken = PrefetchQueue[Item](10, 0), set[int]()
+
+    async def slot(number: int) -> None:
+        while True:
+            await queue.wait()
+            woken.add(number)
+            while queue.take() is not None:  # the handler waits for nothing
+                pass
+
+    slots = [asyncio.create_task(slot(number)) for number in range(10)]
     await turn()
-    assert woken == [0, 1]
-    slots[2].cancel()
+    queue.add([Item(number) for number in range(100)])
+    for _ in range(10):
+        await turn()
+    assert len(queue) == 0
+    assert len(woken) <= 1 + 2 * WOKEN_AT_ONCE
+    for task in slots:
+        task.cancel()
+    await asyncio.gather(*slots, return_exceptions=True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_slot_that_is_cancelled_as_it_wakes_up_leaves_its_item_to_another(
+    count: int,
+) -> None:
+    queue, taken = PrefetchQueue[Item](3, 0), list[Item | None]()
+
+    async def slot() -> None:
+        await queue.wait()
+        taken.append(queue.take())
+
+    slots = [asyncio.create_task(slot()) for _ in range(3)]
+    await turn()
+    items = [Item(number) for number in range(count)]
+    queue.add(items)
+    slots[0].cancel()
+    await turn()
+    assert taken == items
+    for task in slots:
+        task.cancel()
     await asyncio.gather(*slots, return_exceptions=True)
 
 

@@ -22,4 +22,4 @@ def refuse(instead: Mapping[str, str]) -> Callable[[str], object]:
     return look_up
 
 
-__getattr__ = refuse(_CONTRACT)
+look_up = __getattr__ = refuse(_CONTRACT)

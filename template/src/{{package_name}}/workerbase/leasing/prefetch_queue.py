@@ -28,6 +28,8 @@ T = TypeVar("T", bound=Startable)
 AHEAD_S = 0.02
 """How far ahead of the slots the queue is filled, in seconds of work."""
 SLOT_POLL_S = 0.01
+WOKEN_AT_ONCE = 2
+"""Number of slots that an arrival wakes, and each of these in turn."""
 MAX_HELD_BYTES = 64 * 1024 * 1024
 """Maximum size of what waits and runs, in bytes; it is exceeded by what one fetch brings along."""
 MAX_FETCHED = 256
@@ -51,6 +53,8 @@ class PrefetchQueue(Generic[T]):
         self._prefetch = prefetch
         self._queue: deque[T] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._woken = 0
+        """Number of slots that are about to take an item."""
         self._reader: asyncio.Future[None] | None = None
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
@@ -134,16 +138,26 @@ class PrefetchQueue(Generic[T]):
         """Wait until `take` may return an item."""
         future = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
-        await future
+        taken = 0
+        try:
+            await future
+            taken = 1
+        finally:
+            self._woken -= future.done() and not future.cancelled()
+            self._wake_slots(taken)
 
-    def _wake_slots(self) -> None:
-        self._wake(0 if self._paused else len(self._queue))
+    def _wake_slots(self, taken: int = 0) -> None:
+        # Each slot that wakes up wakes others: all of them soon where handlers wait for something,
+        # only a few where these have handled everything before the others are there.
+        left = len(self._queue) - self._woken - taken
+        self._wake(0 if self._paused else min(left, WOKEN_AT_ONCE))
 
     def _wake(self, wanted: int) -> None:
         while wanted > 0 and self._waiters:
             future = self._waiters.popleft()
             if not future.done():
                 future.set_result(None)
+                self._woken += 1
                 wanted -= 1
 
     def _wake_reader(self) -> None:
