@@ -5,24 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from pytest_copier.plugin import CopierFixture
 from rendering_support import KUBERNETES_ANSWERS, tool
 
 Manifest: TypeAlias = dict[str, Any]
-
-KUBERNETES = ("1.31", "1.37")
-"""The oldest version with all that the manifests use as stable, and the newest of the package."""
-
-CUSTOM = {
-    model.__name__: model
-    for model in (PrometheusRule, ScaledObject, ServiceMonitor, TriggerAuthentication)
-}
-"""Kinds that KEDA and the Prometheus operator add, generated from their published schemas."""
 
 
 @pytest.fixture
@@ -42,20 +30,10 @@ def built(project: Path, folder: str = "overlays/production") -> list[Manifest]:
 
 
 def problem(manifest: Manifest) -> str:
-    """Say what is wrong with a manifest, unknown fields included; empty if it fits its schema."""
-    model = CUSTOM.get(manifest["kind"])
-    try:
-        if model is None:
-            for version in KUBERNETES:
-                kubernetes_validate.validate(manifest, version, strict=True)
-            return ""
-        # The models ignore what they do not know, and make numbers of texts.
-        fits = model.model_validate(manifest).model_dump(
-            by_alias=True, exclude_unset=True, mode="json"
-        )
-    except (kubernetes_validate.ValidationError, ValueError) as exc:
-        return str(exc)
-    return "" if fits == manifest else f"of {manifest} only {fits} is known"
+    """Say what is wrong with a manifest; empty if it fits its published schema."""
+    import kubernetes_schemas  # noqa: PLC0415 - as slow as the import of all tests
+
+    return kubernetes_schemas.problem(manifest)
 
 
 def one(manifests: list[Manifest], kind: str) -> Manifest:
