@@ -160,6 +160,14 @@ def features(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def examples(session: nox.Session) -> None:
+    """Do what the pages of a project's documentation show, step by step."""
+    install(session, "test", "types")
+    tests = session.posargs or ("tests/rendering",)
+    session.run("pytest", *PARALLEL, "-m", "examples", *tests, env=show_pyenv_pythons())
+
+
+@nox.session(default=False)
 def kill_points(session: nox.Session) -> None:
     """Kill a worker, or take an answer from it, at every command of every path; not at some."""
     install(session, "test")

@@ -1,5 +1,9 @@
 """Commands beyond the core come from entry points, as far as their modules are installed."""
 
+import json
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -76,3 +80,21 @@ def test_a_process_finds_the_entry_points_too(project: Project) -> None:
     assert project.run("no-package").returncode == 2
     shown = project.run("base", "status").stdout
     assert shown.startswith("base ")
+
+
+def test_a_command_imports_no_other_feature(project: Project) -> None:
+    script = (
+        "import json, sys\n"
+        "from tinyworker.__main__ import main\n"
+        "main(['dlq', '--help'], standalone_mode=False)\n"
+        "print(json.dumps([*sys.modules]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=project.folder, env=project.environment({}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert "workerbase.cli.dlq" in loaded
+    features = ("console", "devtools", "jobs", "streams", "telemetry", "testing")
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("workerbase.")}
+    assert not rooms.intersection(features)

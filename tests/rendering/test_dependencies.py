@@ -10,8 +10,6 @@ from packaging.version import Version
 from pytest_copier.plugin import CopierFixture
 from rendering_support import FEATURES, ROOT, tool
 
-pytestmark = pytest.mark.render
-
 
 def locked(project: Path, *options: str) -> dict[str, Version]:
     tool("uv", "lock", "--quiet", "--python", "3.11", *options, cwd=project)

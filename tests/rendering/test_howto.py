@@ -284,7 +284,7 @@ def rights(users: str, name: str, stream: str) -> set[str]:
     return {word.removeprefix(f"~{stream}") for word in re.findall(rf"~{stream}\S*", line)}
 
 
-@pytest.mark.render
+@pytest.mark.examples
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("features", CHOSEN.values(), ids=CHOSEN)
 def test_a_project_that_follows_the_page_works_for_each_of_its_senders(
@@ -420,6 +420,7 @@ def test_arguments_are_written_as_the_page_says() -> None:
 # --- AGENTS.md
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("features", CHOSEN.values(), ids=CHOSEN)
 def test_the_recipes_for_agents_are_short_and_work(
     copier: CopierFixture, tmp_path: Path, features: tuple[str, ...]

@@ -12,7 +12,7 @@ from pytest_copier.plugin import CopierFixture
 from rendering_support import DEFAULT_FEATURES, environment, tool
 from workerbase.testing.redis_server import Server
 
-pytestmark = pytest.mark.render
+pytestmark = pytest.mark.examples
 
 MAX_LINES = 40
 PATIENCE_S = 30

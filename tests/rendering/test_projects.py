@@ -30,8 +30,6 @@ from rendering_support import (
 )
 from thorough import THOROUGH
 
-pytestmark = pytest.mark.render
-
 CHECKS = {
     "pytest": ("pytest", "-q", "-p", "no:cacheprovider"),
     "mypy": ("mypy",),
