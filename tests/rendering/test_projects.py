@@ -313,10 +313,13 @@ def test_the_bill_of_materials_is_valid_and_lists_what_the_image_installs(
 
     tool("uv", *options.split(), cwd=project)
 
-    text = (project / "sbom.cdx.json").read_text("utf-8")
+    bill = json.loads((project / "sbom.cdx.json").read_text("utf-8"))
+    listed = {component["name"] for component in bill["components"]}
+    if not THOROUGH:
+        bill["components"] = bill["components"][:3]  # the addresses in each take almost a second
+    text = json.dumps(bill)
     assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(text) is None
     assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(text.replace("purl", "pearl"))
-    listed = {component["name"] for component in json.loads(text)["components"]}
     assert {"arq", "redis"} <= listed
     dockerfile = (project / "Dockerfile").read_text("utf-8")
     assert ("--all-extras" in dockerfile) is ("sentry-sdk" in listed) is telemetry
