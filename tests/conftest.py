@@ -26,6 +26,8 @@ from workerconfig import Config
 quick_copier.install()
 
 SLOW = ("acl", "rendering", "updates")
+"""Folders of tests that keep the processor busy; most others wait for servers and workers."""
+WAITING_PER_SLOW = 2
 
 # nox points uv at the environment of its session: rendered projects would be installed over it.
 for name in ("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV"):
@@ -34,8 +36,18 @@ for name in ("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "VIRTUAL_ENV"):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the slow ones begin: at the end, each would keep only one process busy."""
-    items.sort(key=lambda item: item.path.parent.name not in SLOW)
+    """Let modules that compute alternate with those that wait, and begin with the former.
+
+    At the end, each of them would keep only one process busy.
+    """
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    computing = [path for path in modules if path.parent.name in SLOW]
+    waiting = [path for path in modules if path.parent.name not in SLOW]
+    place = {path: (index * WAITING_PER_SLOW, 0) for index, path in enumerate(computing)}
+    place |= {path: (index, 1) for index, path in enumerate(waiting)}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.hookimpl(wrapper=True)
