@@ -22,9 +22,9 @@ nox.needs_version = ">=2025.2.9"
 ROOT = Path(__file__).parent
 PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 
-PARALLEL = ("--numprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
-"""Options of pytest: processes, also on two cores, since half of the tests wait for servers; and
-each module in one of them, for its fixtures."""
+PARALLEL = ("--verbose", "--numprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
+"""Options of pytest: four processes, also on two cores, since half of the tests wait for servers;
+each module in one of them, for its fixtures; and names, which tell what a run was at."""
 
 AXE = "4.10"
 """Version of axe-core, which checks pages for what people with disabilities need."""

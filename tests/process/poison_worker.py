@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from typing import cast
 
 from arq.connections import ArqRedis
 from workerbase import BaseArqWorkerSettings, Ctx, task
@@ -54,10 +55,6 @@ async def do(what: str) -> None:
         case "cancel itself":
             task.cancel()
             await asyncio.sleep(3600)
-        case "cancel itself and return":
-            task.cancel()
-        case "be cancelled when it has returned":
-            asyncio.get_running_loop().call_later(0.1, task.cancel)
         case "stop the loop":
             asyncio.get_running_loop().stop()
             await asyncio.sleep(3600)
@@ -71,6 +68,11 @@ async def act(redis: ArqRedis, name: str, what: str) -> None:
     await redis.rpush(RECORD, f"begin {name}")
     await do(what)
     await redis.rpush(RECORD, f"end {name}")
+    cancel = cast("asyncio.Task[object]", asyncio.current_task()).cancel
+    if what == "cancel itself and return":
+        cancel()
+    elif what == "be cancelled when it has returned":
+        asyncio.get_running_loop().call_later(0.1, cancel)
 
 
 router = EventRouter()
