@@ -122,13 +122,13 @@ async def test_where_redis_refuses_to_say_what_is_paused_nothing_is(
     redis: QueueClient, settings: ResolvedSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = WorkerContext(settings=settings, redis=redis)
-    worker.paused.known = False
+    worker.paused.forget()
     await redis.set(keys.pauses(QUEUE), "of another kind")
     with pytest.raises(ResponseError):
         await read_pauses(redis, QUEUE)
     for _ in range(3):
         await refresh(redis, worker)
-    assert not worker.paused
+    assert not worker.paused.any
     assert caplog.text.count("nothing can be paused") == 1
 
 

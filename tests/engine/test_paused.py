@@ -18,10 +18,10 @@ def pause(kind: str, name: str) -> Pause:
 
 def test_each_kind_is_paused_for_itself() -> None:
     paused = Paused()
-    assert not paused
+    assert not paused.any
     assert not paused.queue
     paused.set([pause("stream", "a"), pause("event", "b"), pause("task", "c")])
-    assert paused
+    assert paused.any
     assert [paused.stream(name) for name in "abc"] == [True, False, False]
     assert [paused.task([name]) for name in "abc"] == [False, False, True]
     assert paused.task({"former name of c", "c"})
@@ -32,17 +32,17 @@ def test_each_kind_is_paused_for_itself() -> None:
     paused.set([pause("queue", "q")])
     assert (paused.queue, paused.stream("q"), paused.task("q")) == (True, False, False)
     paused.set([])
-    assert not paused
+    assert not paused.any
 
 
 def test_while_it_is_not_known_what_is_paused_nothing_is_read() -> None:
     paused = Paused()
-    paused.known = False
-    assert paused
+    paused.forget()
+    assert paused.any
     assert paused.queue
     assert paused.stream("any")
     paused.set([])
-    assert not paused
+    assert not paused.any
 
 
 def test_few_jobs_are_put_back_shortly_and_many_further_in_order() -> None:

@@ -135,7 +135,7 @@ class Recorder(Monitor):
             return
         settings = worker.settings
         self._cron = frozenset(job.name for job in settings.cron_jobs)
-        worker.paused.known = False  # an outage may hide a pause
+        worker.paused.forget()  # an outage may hide a pause
         await refresh(redis, worker)
         tasks = {
             asyncio.create_task(self._run(redis, settings), name="history"),

@@ -138,6 +138,6 @@ async def refresh(redis: ArqRedis, worker: WorkerContext) -> None:
     except ResponseError as exc:
         if not worker.paused.known:
             logger.warning("nothing can be paused, since Redis refuses to say what is: %s", exc)
-        worker.paused.known = True
+        worker.paused.recall()
     except OUTAGE_ERRORS as exc:
         logger.debug("what is paused is not read: %s", exc)

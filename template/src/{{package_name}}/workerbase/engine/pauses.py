@@ -49,15 +49,20 @@ class Paused:
 
     def set(self, pauses: Iterable[Pause]) -> None:
         """Replace what is paused."""
-        self.known = True
-        """False while it is not known what is paused: then neither streams nor jobs are read."""
         self.all = tuple(pauses)
         self._names = {(pause.kind, pause.name) for pause in self.all}
         self._queue = any(pause.kind == "queue" for pause in self.all)
+        self.known = True
+        self.any = bool(self.all)
+        """Whether anything is, or may be, paused; an attribute, since each message asks for it."""
 
-    def __bool__(self) -> bool:
-        """Whether anything is paused."""
-        return bool(self.all) or not self.known
+    def forget(self) -> None:
+        """Note that it is not known what is paused: neither streams nor jobs are read then."""
+        self.known, self.any = False, True
+
+    def recall(self) -> None:
+        """Note that what was paused before `forget` still is."""
+        self.known, self.any = True, bool(self.all)
 
     @property
     def queue(self) -> bool:

@@ -177,7 +177,7 @@ class JobExecutor:
             raise RefusedError(asyncio.CancelledError())
         attempt.function = self._function_of(attempt)
         paused = self._worker.paused
-        if paused and paused.task(Task.names_of(attempt.function)):
+        if paused.any and paused.task(Task.names_of(attempt.function)):
             attempt.paused = attempt.uncounted = True
             attempt.decision = Retry(paused.delay())
             return

@@ -122,7 +122,7 @@ class _Worker(Worker):
         """
         if self.paused.queue:
             return []
-        if not (self.paused and job_ids):
+        if not (self.paused.any and job_ids):
             return job_ids
         queue, ids = self.queue_name, [job_id.decode() for job_id in job_ids]
         names = [keys.job(queue, i) for i in ids] + [keys.in_progress(queue, i) for i in ids]

@@ -311,7 +311,7 @@ class Consumer:
         retired.
         """
         streams, paused = self._router.streams, self._worker.paused
-        if not paused or not (held := [name for name in streams if paused.stream(name)]):
+        if not paused.any or not (held := [name for name in streams if paused.stream(name)]):
             return streams
         if time.monotonic() - self._asked_at >= PAUSED_S:
             self._asked_at = time.monotonic()

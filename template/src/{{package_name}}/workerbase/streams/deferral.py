@@ -49,7 +49,7 @@ class Resumer:
         while True:
             await asyncio.sleep(PERIOD_S)
             now = time.monotonic()
-            paused = bool(self.worker.paused)
+            paused = self.worker.paused.any
             if not waiting and not self.breakers.open and not paused and now < look_at:
                 continue
             look_at = now + IDLE_PERIOD_S

@@ -76,6 +76,7 @@ class HandlerPool:
         self._redis = self.worker.commands
         self._group = self.config.consumer_group.encode()
         self._ignored = self.router.ignored
+        self._is_monitored = bool(self.worker.monitors)
         self.breakers = Breakers(self.config.breaker_threshold, self.config.concurrency)
         self._last_error = ""
         self.serving: asyncio.Task[object] | None = None
@@ -146,7 +147,7 @@ class HandlerPool:
                 self.settlement.skip(delivery)
                 return
             paused = self.worker.paused
-            if paused and paused.message(delivery.source, header.name):
+            if paused.any and paused.message(delivery.source, header.name):
                 await self.settlement.defer(delivery, header, limited=False)
                 return
             if self.breakers.open and not header.final:
@@ -187,7 +188,7 @@ class HandlerPool:
         """Run the handler; return what it raised."""
         slot.delivery = delivery
         try:
-            if self.worker.monitors:
+            if self._is_monitored:
                 with self.worker.monitors.around(work_of(delivery, header)):
                     await self._handle(slot, delivery, header)
             else:

@@ -60,6 +60,7 @@ class StreamSettlement:
         )
         self._redis = self.worker.commands
         self._queue_name = self.worker.config.queue_name
+        self._is_monitored = bool(self.worker.monitors)
 
     def report(
         self,
@@ -89,8 +90,8 @@ class StreamSettlement:
                 failure_record.text_of(error),
                 exc_info=self.worker.tracebacks.first(error) if dead else None,
             )
-        if monitors := self.worker.monitors:
-            monitors.on_finished(work_of(delivery, header), outcome, error, seconds)
+        if self._is_monitored:
+            self.worker.monitors.on_finished(work_of(delivery, header), outcome, error, seconds)
 
     def handled(self, delivery: Delivery, header: EntryHeader, seconds: float) -> None:
         """Acknowledge, with the next batch, what its handler has handled."""
