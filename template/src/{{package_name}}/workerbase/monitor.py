@@ -11,7 +11,6 @@ from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from .types import Ctx
@@ -34,9 +33,12 @@ error and leaves no dead letter. ``deleted``: the entry was removed while it was
 LeaseEvent: TypeAlias = Literal["renewed", "lost", "reclaimed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Work:
-    """A message or a job that passes through a worker."""
+    """A message or a job that passes through a worker; not to be changed.
+
+    It is not frozen, which would cost each message a microsecond.
+    """
 
     kind: Kind
     source: str
@@ -82,24 +84,11 @@ class Monitor:
         """Receive that the circuit breaker opened or closed."""
 
 
-class _Guard:
-    """Logs what a monitor raises; a generator would cost each message ten times as much."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if error is None or isinstance(error, CancelledError | GeneratorExit):
-            return False
-        logger.error("a monitor failed; the work goes on", exc_info=error)
-        return True
-
-
-_GUARD = _Guard()
+def _log(error: BaseException) -> None:
+    """Log what a monitor raised; raise what ends the task that called it."""
+    if isinstance(error, CancelledError | GeneratorExit):
+        raise error
+    logger.error("a monitor failed; the work goes on", exc_info=error)
 
 
 class _Around:
@@ -114,15 +103,19 @@ class _Around:
 
     def __enter__(self) -> None:
         for monitor in self._monitors:
-            with _GUARD:
+            try:
                 context = monitor.around(self._work)
                 context.__enter__()
                 self._entered.append(context)
+            except BaseException as exc:
+                _log(exc)
 
     def __exit__(self, *error: Any) -> None:
         for context in reversed(self._entered):
-            with _GUARD:
+            try:
                 context.__exit__(*error)
+            except BaseException as exc:
+                _log(exc)
 
 
 class Monitors(Monitor):
@@ -130,6 +123,7 @@ class Monitors(Monitor):
 
     def __init__(self, monitors: Iterable[Monitor] = ()) -> None:
         self._monitors = tuple(monitors)
+        self._around = tuple(m for m in self._monitors if type(m).around is not Monitor.around)
 
     def __bool__(self) -> bool:
         """Whether there is a monitor."""
@@ -140,28 +134,34 @@ class Monitors(Monitor):
         """Enter the context of each monitor for the life of the worker."""
         entered: list[AbstractAsyncContextManager[object]] = []
         for monitor in self._monitors:
-            with _GUARD:
+            try:
                 context = monitor.lifespan(ctx)
                 await context.__aenter__()
                 entered.append(context)
+            except BaseException as exc:
+                _log(exc)
         try:
             yield
         finally:
             for context in reversed(entered):
-                with _GUARD:
+                try:
                     await context.__aexit__(*sys.exc_info())
+                except BaseException as exc:
+                    _log(exc)
 
     def around(self, work: Work) -> AbstractContextManager[object]:
         """Enter the context of each monitor for one run."""
-        return _Around(self._monitors, work)
+        return _Around(self._around, work) if self._around else nullcontext()
 
     def on_finished(
         self, work: Work, outcome: Outcome, error: BaseException | None, seconds: float
     ) -> None:
         """Forward the outcome of ``work``."""
         for monitor in self._monitors:
-            with _GUARD:
+            try:
                 monitor.on_finished(work, outcome, error, seconds)
+            except BaseException as exc:
+                _log(exc)
 
     def on_leases(self, kind: Kind, event: LeaseEvent, count: int) -> None:
         """Forward a count of leases unless it is 0."""
@@ -178,5 +178,7 @@ class Monitors(Monitor):
 
     def _forward(self, call: Callable[[Monitor], None]) -> None:
         for monitor in self._monitors:
-            with _GUARD:
+            try:
                 call(monitor)
+            except BaseException as exc:
+                _log(exc)

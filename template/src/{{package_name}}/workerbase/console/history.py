@@ -98,6 +98,8 @@ class Recorder(Monitor):
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self._running: dict[int, _Running] = {}
         self._new: Counter[str] = Counter()
+        self._seconds = 0.0
+        """How long new outcomes took, as far as it is not written."""
         self._total: Counter[str] = Counter()
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT_FLUSHES)
         self._cron: frozenset[str] = frozenset()
@@ -116,7 +118,7 @@ class Recorder(Monitor):
         if work.name == REQUEUE_TASK:
             return
         self._new[outcome] += 1
-        self._new["ms"] += round(seconds * 1000)
+        self._seconds += seconds
         if work.name in self._cron:
             run = {"at": round(time.time(), 3), "outcome": outcome, "seconds": round(seconds, 3)}
             self._cron_runs[work.name] = json.dumps(run | {"id": work.id})
@@ -168,6 +170,7 @@ class Recorder(Monitor):
         """
         queue, now = settings.config.queue_name, time.time()
         new, runs = Counter(self._new), dict(self._cron_runs)
+        new["ms"] = int(self._seconds * 1000)
         span = keys.history(queue, int(now) // SPAN_S * SPAN_S)
         commands: list[tuple[RedisArg, ...]] = [
             ("HINCRBY", span, "writes", 1),
@@ -184,6 +187,7 @@ class Recorder(Monitor):
             ]
         writes, *_ = await pipelined(redis, commands)
         self._new -= new  # what was counted meanwhile stays
+        self._seconds -= new["ms"] / 1000
         self._total += new
         self._recent.append((_done(new), new["ms"] / 1000))
         self._cron_runs = {n: run for n, run in self._cron_runs.items() if runs.get(n) != run}

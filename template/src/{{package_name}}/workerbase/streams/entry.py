@@ -73,6 +73,8 @@ class EntryHeader:
     """W3C ``traceparent`` of the publisher, if there is one."""
     problem: str = ""
     """What is wrong with the entry; empty if nothing is."""
+    work: Work | None = None
+    """What monitors see; see `work_of`."""
 
     @classmethod
     def from_delivery(cls, delivery: Delivery) -> "EntryHeader":
@@ -124,13 +126,15 @@ def key_of(delivery: Delivery, header: EntryHeader) -> EventKey:
 
 
 def work_of(delivery: Delivery, header: EntryHeader) -> Work:
-    """Return a message as monitors see it."""
-    return Work(
-        "message",
-        delivery.source,
-        header.name,
-        header.message_id,
-        header.attempt,
-        header.data,
-        header.trace,
-    )
+    """Return a message as monitors see it; it is made once."""
+    if header.work is None:
+        header.work = Work(
+            "message",
+            delivery.source,
+            header.name,
+            header.message_id,
+            header.attempt,
+            header.data,
+            header.trace,
+        )
+    return header.work
