@@ -52,7 +52,7 @@ _MODULE_OF = {
 
 
 def _look_up(name: str) -> object:
-    """Import a name when it is first used, so that who only enqueues does not import the worker."""
+    """Import a name when it is first used: an application that only enqueues needs no worker."""
     if name not in _MODULE_OF:
         return former_names.look_up(name)
     found = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
