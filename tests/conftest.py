@@ -5,6 +5,7 @@ of them is missing, CI fails and other runs say so in their summary.
 """
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ from workerbase.types import RedisClient
 from workerconfig import Config
 
 quick_copier.install()
+
+# What a shell runs in the background ignores Ctrl-C, and so would the programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW = ("acl", "rendering", "updates")
 """Folders of tests that keep the processor busy; most others wait for servers and workers."""
