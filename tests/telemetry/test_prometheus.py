@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import as_installed
 import pytest
 import yaml
 from deploykit import ALERTS, PROMETHEUS, dashboard, rules, targets
@@ -38,7 +39,7 @@ class Rendered:
         self._project = project
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(project / "src"),
+            "PYTHONPATH": as_installed.python_path(project, folder / "site"),
             "WORKER_REDIS_DSN": server.dsn,
             "WORKER_HEALTH_FILE": str(self.health),
             "WORKER_HEARTBEAT_INTERVAL": "0.25",
@@ -213,7 +214,7 @@ def test_prometheus_sees_the_worker_and_alarms_about_what_really_happens(
                 rendered.command("publish", "order.placed", "--json", json.dumps(order))
             rendered.command("enqueue", "send_confirmation", "7", "a@example.com")
             check_panels(prometheus, project)
-            fires(prometheus, "WorkerDeadLetters", "orders has new dead letters.")
+            fires(prometheus, "WorkerDeadLetters", "orders has 1 dead letters.")
             assert len(prometheus.firing()) == 1
 
             own_server.stop()

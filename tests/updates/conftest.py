@@ -5,11 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import as_installed
 import pytest
 import quick_copier
 from thorough import THOROUGH
@@ -61,15 +61,7 @@ class Project:
 
     def run(self, *command: str, **environment: str) -> Done:
         """Run a module where the project is installed as it is now, as `uv sync` would do it."""
-        table = tomllib.loads((self.path / "pyproject.toml").read_text("utf-8"))["project"]
-        info = self.site / f"{table['name'].replace('-', '_')}-{table['version']}.dist-info"
-        info.mkdir(parents=True, exist_ok=True)
-        name_and_version = f"Name: {table['name']}\nVersion: {table['version']}\n"
-        (info / "METADATA").write_text(f"Metadata-Version: 2.3\n{name_and_version}")
-        groups = table["entry-points"].items()
-        lines = [f"[{g}]\n" + "".join(f"{n} = {v}\n" for n, v in e.items()) for g, e in groups]
-        (info / "entry_points.txt").write_text("\n".join(lines))
-        path = f"{self.path / 'src'}{os.pathsep}{self.site}"
+        path = as_installed.python_path(self.path, self.site)
         return run(self.path, *command, PYTHONPATH=path, **environment)
 
     def command(self, *arguments: str, **environment: str) -> Done:
