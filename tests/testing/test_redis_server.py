@@ -1,11 +1,14 @@
 """The servers that the other tests stand on, and where they come from."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import redis
+from processkit import PYTHONPATH
 from workerbase.errors import NoServerError
 from workerbase.testing import redis_server as servers
 from workerbase.testing.redis_server import Binary, Server, find_in_package, find_server
@@ -102,3 +105,17 @@ def test_a_server_that_will_not_stop_is_killed(
         monkeypatch.setattr(process, "wait", lambda timeout=None: real(timeout and 0.1))
         server.stop()
         assert process.poll() is not None
+
+
+@pytest.mark.parametrize("module", ["devtools.demo", "devtools.chaos", "console.cli.dev"])
+def test_what_needs_only_the_server_runs_without_fakeredis(module: str) -> None:
+    script = (
+        "import importlib, sys\n"
+        "sys.modules['fakeredis'] = None\n"  # as where it is not installed
+        f"importlib.import_module('workerbase.{module}')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
