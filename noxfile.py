@@ -163,7 +163,7 @@ def features(session: nox.Session) -> None:
 @nox.session(default=False)
 def examples(session: nox.Session) -> None:
     """Do what the pages of a project's documentation show, step by step."""
-    install(session, "test", "types")
+    install(session, "test", "lint", "types")
     tests = session.posargs or ("tests/rendering",)
     session.run("pytest", *PARALLEL, "-m", "examples", *tests, env=show_pyenv_pythons())
 
