@@ -154,7 +154,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session(default=False)
 def features(session: nox.Session) -> None:
     """Render, update and run the whole suites of all that there can be, not only of some."""
-    install(session, "test", "types")
+    install(session, "test", "lint", "types")
     tests = session.posargs or ("tests/rendering", "tests/updates")
     env = show_pyenv_pythons() | {"ALL_SUITES": "1"}
     session.run("pytest", *PARALLEL, *tests, env=env)
