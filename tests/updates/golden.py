@@ -60,8 +60,13 @@ def environment(base: Path, server: Server, folder: Path, **more: str) -> dict[s
 
 
 @contextmanager
-def worker(base: Path, server: Server, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the worker on the base of some release, and let it drain at the end, if it still runs."""
+def worker(
+    base: Path, server: Server, *, ends: int = 0, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the worker on the base of some release, and let it drain at the end.
+
+    ``ends`` is the exit code that it is to have, in case the caller kills it.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "log").open("w") as log:
@@ -80,7 +85,7 @@ def worker(base: Path, server: Server, **more: str) -> Iterator[subprocess.Popen
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(TIMEOUT_S)
-        assert process.returncode in {0, -signal.SIGKILL}, (folder / "log").read_text()
+        assert process.returncode == ends, (folder / "log").read_text()
 
 
 def command(base: Path, server: Server, *arguments: str) -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,6 +88,13 @@ def extract(commit: str, target: Path, root: Path = ROOT) -> None:
     target.mkdir(parents=True, exist_ok=True)
     archive = subprocess.run(["git", "archive", commit], cwd=root, check=True, capture_output=True)
     subprocess.run(["tar", "-x"], cwd=target, input=archive.stdout, check=True)
+
+
+def extract_bases(commits: Mapping[str, str], target: Path) -> dict[str, Path]:
+    """Write releases, given as commits by version, into ``target``; return where each base is."""
+    for version, commit in commits.items():
+        extract(commit, target / version)
+    return {version: target / version / BASE.parent for version in commits}
 
 
 def copy_working_tree(target: Path, root: Path = ROOT) -> None:

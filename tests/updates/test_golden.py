@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from updates import golden
-from updates.releases import BASE, OLDEST, ROOT, changelog_version, extract, git, releases
+from updates.releases import OLDEST, ROOT, changelog_version, extract_bases, git, releases
 from workerbase.testing.redis_server import Server
 
 
@@ -64,12 +64,7 @@ HANDLED = [
 @pytest.fixture(scope="session")
 def base_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The base of each release, where it can be imported."""
-    found: dict[str, Path] = {}
-    for version, commit in RELEASES.items():
-        folder = tmp_path_factory.mktemp("release")
-        extract(commit, folder)
-        found[version] = folder / BASE.parent
-    return found
+    return extract_bases(RELEASES, tmp_path_factory.mktemp("releases"))
 
 
 ADDED = frozenset[str]()

@@ -1,6 +1,7 @@
 """During a rolling deploy, and a rollback, workers of two versions share a stream and a queue."""
 
 import json
+import signal
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 from updates import golden
-from updates.releases import BASE, extract, releases
+from updates.releases import extract_bases, releases
 from workerbase.testing.redis_server import Server
 
 HERE = "here"
@@ -31,16 +32,13 @@ HELD = 10
 
 @pytest.fixture(scope="module")
 def base_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = {HERE: golden.BASE_HERE}
-    for version, commit in RELEASES.items():
-        folder = tmp_path_factory.mktemp("release")
-        extract(commit, folder)
-        found[version] = folder / BASE.parent
-    return found
+    return {HERE: golden.BASE_HERE} | extract_bases(RELEASES, tmp_path_factory.mktemp("releases"))
 
 
 @pytest.mark.parametrize("jobs", JOBS)
-@pytest.mark.parametrize(("before", "after"), PAIRS, ids="-".join)
+@pytest.mark.parametrize(
+    ("before", "after"), PAIRS, ids=[f"{before}-{after}" for before, after in PAIRS]
+)
 def test_two_versions_share_a_stream_and_a_queue(
     server: Server, base_of: dict[str, Path], before: str, after: str, jobs: str
 ) -> None:
@@ -51,7 +49,8 @@ def test_two_versions_share_a_stream_and_a_queue(
             rows = [json.loads(row) for row in client.lrange(golden.SEEN, 0, -1)]
             return Counter((row["name"], row["number"]) for row in rows)
 
-        killed = older.enter_context(golden.worker(old, server, **settings))
+        victim = golden.worker(old, server, ends=-signal.SIGKILL, **settings)
+        killed = older.enter_context(victim)
         older.enter_context(golden.worker(old, server, **settings))
         golden.command(old, server, "send", "0", "100")
         golden.wait_for(lambda: len(handled()) > 20, "the workers of before are at work")

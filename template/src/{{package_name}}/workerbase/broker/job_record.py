@@ -68,7 +68,7 @@ class JobFields:
             enqueue_ms = int(job["et"])
             ms_to_datetime(enqueue_ms)
             function = str(job["f"]).encode().decode()  # or no dead letter could name it
-            trace = str(job.get(trace_context.JOB_KEY, ""))
+            trace = trace_context.trace_of_job(job)
             attempts = _attempts(job["t"])
             return cls(function, tuple(job["a"]), dict(job["k"]), attempts, enqueue_ms, trace)
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as exc:

@@ -46,9 +46,9 @@ async def record(ctx: Ctx, failure: Failure) -> None:
     found = await _find(ctx, failure)
     if found is None:
         return
-    job, serializer, redis, worker = found
+    job, redis, worker = found
     logger.warning("%s:%s is retried after attempt %d: %s", *_described(job, failure.error))
-    written, _ = job.with_failure(failure.error, serializer)
+    written, _ = job.with_failure(failure.error, _serializer_of(worker))
     key = keys.job(worker.config.queue_name, job.job_id)
 
     async def write() -> None:
@@ -64,7 +64,7 @@ async def dead_letter(ctx: Ctx, failure: Failure, reason: Reason) -> None:
     """Add the job to ``{queue}:dlq``; an outage of Redis delays it until the job's timeout."""
     found = await _find(ctx, failure)
     if found is not None:
-        job, _, redis, worker = found
+        job, redis, worker = found
         await _write(worker, redis, job, failure.error, reason)
 
 
@@ -87,35 +87,52 @@ async def dead_letter_refused(
     )
     if stored is None:
         return None
-    fields, attempt, error = JobFields(), int(counted or 1), cast("BaseException | None", None)
-    reason: Reason = "invalid"
+    fields = JobFields()
     try:
         fields = JobFields.read(stored, worker.settings.job_deserializer)
+        refusal = _refusal(worker, fields, int(counted or 1), functions)
     except DeserializationError as exc:
-        error = exc
-    else:
-        function = functions.get(fields.function)
-        if function is None:
-            reason, error = "unknown", JobExecutionFailed(f"function {fields.function!r} not found")
-        else:
-            own = function.max_tries
-            limit = worker.config.max_retries if own is None else own
-            if attempt > limit:
-                reason, error = "retries", JobExecutionFailed(EXCEEDED.format(limit))
-                attempt -= 1  # this one does not take place
-    if error is None:
+        refusal = _Refusal("invalid", exc, int(counted or 1))
+    if refusal is None:
         return None
-    job = FailedJob(job_id, fields.function, fields.args, fields.kwargs, attempt, stored)
-    await _write(worker, cast("RedisClient", worker.client), job, error, reason)
-    return job, error
+    job = FailedJob(job_id, fields.function, fields.args, fields.kwargs, refusal.attempt, stored)
+    await _write(worker, cast("RedisClient", worker.client), job, refusal.error, refusal.reason)
+    return job, refusal.error
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why arq does not run a job."""
+
+    reason: Reason
+    error: BaseException
+    attempt: int
+
+
+def _refusal(
+    worker: WorkerContext,
+    job: JobFields,
+    attempt: int,
+    functions: Mapping[str, Function | CronJob],
+) -> _Refusal | None:
+    """Return why arq does not run a job that can be read; None if it was aborted."""
+    function = functions.get(job.function)
+    if function is None:
+        error = JobExecutionFailed(f"function {job.function!r} not found")
+        return _Refusal("unknown", error, attempt)
+    own = function.max_tries
+    limit = worker.config.max_retries if own is None else own
+    if attempt <= limit:
+        return None
+    # This attempt does not take place.
+    return _Refusal("retries", JobExecutionFailed(EXCEEDED.format(limit)), attempt - 1)
 
 
 async def _write(
     worker: WorkerContext, redis: RedisClient, job: FailedJob, error: BaseException, reason: Reason
 ) -> None:
-    queue, settings = worker.config.queue_name, worker.settings
-    serializer = JobSerializer(settings.job_serializer, settings.job_deserializer)
-    fields = job.dead_letter(error, reason, serializer, queue=queue, worker="arq")
+    queue = worker.config.queue_name
+    fields = job.dead_letter(error, reason, _serializer_of(worker), queue=queue, worker="arq")
 
     async def write() -> int:
         return await add_dead_letter(
@@ -143,9 +160,7 @@ def _described(job: FailedJob, error: BaseException) -> tuple[str, str, int, str
     return job.job_id, job.function or "?", job.attempt, what
 
 
-async def _find(
-    ctx: Ctx, failure: Failure
-) -> tuple[FailedJob, JobSerializer, RedisClient, WorkerContext] | None:
+async def _find(ctx: Ctx, failure: Failure) -> tuple[FailedJob, RedisClient, WorkerContext] | None:
     """Return the job of ``ctx``; None outside a job, where there is nothing to record."""
     worker, redis, job_id = worker_of(ctx), redis_of(ctx), ctx.get("job_id")
     if worker is None or redis is None or not isinstance(job_id, str):
@@ -160,6 +175,8 @@ async def _find(
     job = FailedJob(
         job_id, failure.function, failure.args, failure.kwargs, failure.attempt, stored or b""
     )
-    settings = worker.settings
-    serializer = JobSerializer(settings.job_serializer, settings.job_deserializer)
-    return job, serializer, client, worker
+    return job, client, worker
+
+
+def _serializer_of(worker: WorkerContext) -> JobSerializer:
+    return JobSerializer(worker.settings.job_serializer, worker.settings.job_deserializer)
