@@ -182,7 +182,7 @@ async def serving(config: Config, features: Collection[str]) -> AsyncIterator[li
     class Settings(BaseArqWorkerSettings):
         config = own
         services = services_of(features, orders)
-        functions = (replace(work.for_arq(), name="work"),)
+        functions = (replace(work.as_function(), name="work"),)
         cron_jobs = (cron(cast("Any", tick), name="tick", run_at_startup=True),)
         allow_abort_jobs = True
 

@@ -126,6 +126,18 @@ async def test_the_reader_waits_for_room_and_is_woken_by_it() -> None:
     assert await reader == 1
 
 
+async def test_the_reader_is_woken_for_one_free_slot_where_nothing_waits() -> None:
+    queue = PrefetchQueue[Item](4, 0)
+    queue.add([Item(number) for number in range(4)])
+    for _ in range(4):
+        queue.take()
+    reader = asyncio.create_task(queue.room())
+    await turn()
+    queue.done(1.0)
+    async with asyncio.timeout(5):
+        assert await reader == 1
+
+
 async def test_the_reader_is_woken_when_the_waiting_items_are_lost() -> None:
     queue = PrefetchQueue[Item](1, 0)
     waiting = Item(1)

@@ -7,6 +7,7 @@ import pytest
 from arq.worker import Function, func
 from workerbase import CORE_FUNCTIONS, BaseArqWorkerSettings, requeue_to_stream, task
 from workerbase.errors import SettingsError
+from workerbase.process.job_run import JobRun
 from workerbase.process.requeue import MAX_REQUEUE_ATTEMPTS
 from workerbase.process.settings import resolved_settings
 from workerbase.process.task import Task
@@ -27,9 +28,9 @@ async def careful(ctx: Ctx) -> None: ...
 
 
 def functions_of(settings: type) -> dict[str, Function]:
-    """Return the functions that arq and the runtime are given, which are the same."""
+    """Return the functions that the runtime is given; arq is given the same, wrapped."""
     resolved = {function.name: function for function in resolved_settings(settings).functions}
-    for_arq = {f.name: f for f in vars(settings)["functions"]}
+    for_arq = {f.name: JobRun.unwrap(f) for f in vars(settings)["functions"]}
     assert for_arq == resolved
     return resolved
 
@@ -92,7 +93,7 @@ INHERITED: dict[str, Any] = {
 def test_a_subclass_adds_to_the_functions_of_its_parent(make: Any) -> None:
     functions = functions_of(settings_with(make()))
     assert sorted(functions) == ["careful", "goodbye", "hello", REQUEUE]
-    assert functions["careful"] is functions_of(Parent)["careful"]
+    assert functions["careful"] == functions_of(Parent)["careful"]
 
 
 def test_a_subclass_without_functions_has_those_of_its_parent() -> None:

@@ -11,6 +11,8 @@ from arq.worker import RetryJob, Worker, create_worker
 from workerbase import BaseArqWorkerSettings, WorkerConfig, task
 from workerbase.engine.retry_policy import RetryPolicy
 from workerbase.errors import JobFailedError, PermanentError, RegistrationError, TransientError
+from workerbase.process.job_run import JobRun
+from workerbase.process.service import ResolvedSettings, WorkerContext
 from workerbase.process.task import Task
 from workerbase.task_utils import job_info
 from workerbase.testing import Server
@@ -128,12 +130,14 @@ async def test_arqs_own_ways_to_retry_still_work(run: Run, error: BaseException)
     assert result.success is True
 
 
-async def test_a_timeout_of_its_own_ends_each_attempt_and_the_job_as_failed(run: Run) -> None:
+async def test_a_timeout_of_its_own_ends_each_attempt_and_the_job_as_dead_letter(
+    run: Run, redis: ArqRedis
+) -> None:
     result = await run("slow")
     assert result.success is False
     assert str(result.result).startswith("TimeoutError")
-    assert attempts
-    assert len(attempts) <= 2
+    assert attempts == [1, 2]
+    assert await redis.xlen("arq:queue:dlq") == 1
 
 
 async def test_the_backoff_is_full_jitter_below_the_doubled_bound() -> None:
@@ -141,11 +145,14 @@ async def test_the_backoff_is_full_jitter_below_the_doubled_bound() -> None:
     async def failing(ctx: Ctx) -> None:
         raise ValueError
 
+    run = JobRun.wrap(failing.as_function(), 9.0).coroutine
+    settings = ResolvedSettings(config=WorkerConfig())
+    ctx: Ctx = {"worker": WorkerContext(settings=settings), "job_id": "one"}
     for number, most in ((1, 1), (3, 4), (9, 8)):
         waits: list[float] = []
         for _ in range(60):
             with pytest.raises(ArqRetry) as caught:
-                await failing.for_arq().coroutine({"job_try": number})
+                await run({**ctx, "job_try": number})
             assert caught.value.defer_score is not None
             assert isinstance(caught.value.__cause__, ValueError)
             waits.append(caught.value.defer_score / 1000)
@@ -160,7 +167,7 @@ async def test_the_decorated_function_keeps_its_name_and_arguments() -> None:
 
     assert await add({}, 2, b=5) == 7
     assert (add.__name__, add.__doc__) == ("add", "Add.")
-    function = add.for_arq()
+    function = add.as_function()
     assert (function.name, function.max_tries, function.timeout_s) == (add.name, None, None)
 
 

@@ -58,7 +58,7 @@ async def requeue_to_stream(ctx: Ctx, stream_name: str, payload: Mapping[str, Fi
 _REQUEUE: Task[..., None] = Task(
     requeue_to_stream, None, (), (), max_retries=MAX_REQUEUE_ATTEMPTS, base=None, cap=None
 )
-CORE_FUNCTIONS = FunctionList([replace(_REQUEUE.for_arq(), keep_result_s=0)])
+CORE_FUNCTIONS = FunctionList([replace(_REQUEUE.as_function(), keep_result_s=0)])
 """Functions that every worker has; `BaseArqWorkerSettings` adds them where they are missing."""
 
 

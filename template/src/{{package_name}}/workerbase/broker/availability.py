@@ -126,9 +126,12 @@ class RedisAvailability:
         await asyncio.sleep(self.record_failure(error, doing))
 
     async def retry_until_accepted(
-        self, doing: str, write: Callable[[], Awaitable[T]], gives_up: Callable[[], bool]
+        self,
+        doing: str,
+        write: Callable[[], Awaitable[T]],
+        gives_up: Callable[[], bool] = bool,
     ) -> T:
-        """Repeat ``write`` until Redis accepts it.
+        """Repeat ``write`` until Redis accepts it; without ``gives_up`` for as long as it takes.
 
         Raises:
             RedisError, OSError: only where ``gives_up``; nothing was written.

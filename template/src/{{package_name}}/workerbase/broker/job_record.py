@@ -106,7 +106,7 @@ class FailedJob:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     attempt: int
-    job: bytes
+    job: bytes = b""
 
     def with_failure(
         self, error: BaseException, serializer: JobSerializer, *, dead: bool = False

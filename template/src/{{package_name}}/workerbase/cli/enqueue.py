@@ -12,7 +12,6 @@ import click
 from ..broker.enqueue import QueueClient
 from ..engine.human_input import near
 from ..process.requeue import REQUEUE_TASK
-from ..process.task import Task
 from .app import App, pass_app
 from .terminal import DURATION
 
@@ -65,8 +64,7 @@ def enqueue(
         names = tasks.keys() - {REQUEUE_TASK}
         msg = f"the worker has no task {task!r}; {near(task, names)}"
         raise click.BadParameter(msg)
-    known = Task.from_function(tasks[task]) or tasks[task].coroutine
-    signature = inspect.signature(cast("Callable[..., object]", known))
+    signature = inspect.signature(cast("Callable[..., object]", tasks[task].coroutine))
     args: list[object] = []
     kwargs: dict[str, Any] = {}
     for text in arguments:

@@ -14,12 +14,12 @@ from arq.jobs import SerializationError
 from arq.utils import args_to_string, ms_to_datetime, timestamp_ms, truncate
 
 from ..broker import keys
-from ..broker.job_record import JobSerializer
 from ..engine import current_run, failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
+from ..process.job_run import JobTimeout
 from ..process.service import WorkerContext
-from ..process.task import JobTimeout, Task, fits
+from ..process.task import Task, fits
 from ..types import Hook
 from .attempt import Attempt, LeaseLostError, RefusedError
 from .queue import Claim
@@ -49,7 +49,7 @@ class JobExecutor:
         settings = self.settings = worker.settings
         self.functions: dict[str, Function | CronJob] = {f.name: f for f in settings.functions}
         self.functions |= {job.name: job for job in settings.cron_jobs}
-        self.serializer = JobSerializer.from_arq(settings.job_serializer, settings.job_deserializer)
+        self.serializer = settings.serializer
         self.policy = policy
         self.running: dict[str, asyncio.Task[Any]] = {}
         """The task of each job whose function runs."""
@@ -134,8 +134,6 @@ class JobExecutor:
 
     async def _call(self, function: Function | CronJob, attempt: Attempt) -> object:
         run: Callable[..., Awaitable[object]] = cast("Any", function.coroutine)
-        if self.policy is not None:
-            run = Task.from_function(function) or run
         timeout = function.timeout_s
         if timeout is None:
             timeout = self.settings.config.job_timeout
@@ -277,7 +275,7 @@ class JobExecutor:
         if self.policy is not None and attempt.function is not None:
             policy = self._policy_of(self.policy, attempt.function)
             attempt.decision = policy.decide(error, attempt.number)
-            run = Task.from_function(attempt.function) or attempt.function.coroutine
+            run = attempt.function.coroutine
             if isinstance(error, TypeError) and not fits(run, attempt.args, attempt.kwargs):
                 attempt.decision = DeadLetter("invalid")
         if isinstance(attempt.decision, Retry) and not self.settings.retry_jobs:

@@ -46,8 +46,9 @@ class BatchWriter(Generic[T]):
 
     def add(self, item: T) -> None:
         """Write ``item`` soon."""
+        if not self._waiting:  # whoever writes the others writes this one, too
+            self._wake.set()
         self._waiting.append(item)
-        self._wake.set()
 
     async def run(self) -> None:
         """Write until cancelled; an outage of Redis only delays it."""

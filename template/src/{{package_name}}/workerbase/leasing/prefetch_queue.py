@@ -56,6 +56,8 @@ class PrefetchQueue(Generic[T]):
         self._woken = 0
         """Number of slots that are about to take an item."""
         self._reader: asyncio.Future[None] | None = None
+        self._few = 0
+        """Number of items in hand up to which it is worth asking whether there is room."""
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
         self._mean_bytes: float = _ASSUMED_BYTES
@@ -75,6 +77,7 @@ class PrefetchQueue(Generic[T]):
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
+        self._few = limit // 2
         room = limit - len(self._queue) - self.running
         if room > (fitting := self.fitting()):
             return fitting
@@ -131,7 +134,10 @@ class PrefetchQueue(Generic[T]):
         self.running -= 1
         if not self.running:
             self.idle.set()
-        if self._reader is not None and not self._paused and self._room() > 0:
+        if self._reader is None or self._paused:
+            return
+        few = not self._queue or len(self._queue) + self.running <= self._few
+        if few and self._room() > 0:
             self._wake_reader()
 
     async def wait(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 from arq.cron import CronJob
 
 from ..errors import SettingsError
-from .task import Task, fits
+from .task import fits
 
 _RANGES = {
     "month": (1, 12),
@@ -41,7 +41,7 @@ def check_cron_jobs(owner: str, jobs: object) -> tuple[CronJob, ...]:
             msg = f"{owner}.cron_jobs: two are named {job.name!r}; give one a name=…"
             raise SettingsError(msg)
         names.add(job.name)
-        if not fits(Task.from_function(job) or job.coroutine, (), {}):
+        if not fits(job.coroutine, (), {}):
             msg = (
                 f"{owner}.cron_jobs: {job.name} is called without arguments, which its function "
                 "requires; give them defaults, or schedule a task that takes none"

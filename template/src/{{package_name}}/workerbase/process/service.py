@@ -6,7 +6,7 @@ service needs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
@@ -20,6 +20,7 @@ from arq.jobs import Deserializer, Serializer
 from ..broker import codec
 from ..broker.availability import RedisAvailability
 from ..broker.enqueue import QueueClient
+from ..broker.job_record import JobSerializer
 from ..config import WorkerConfig
 from ..engine.pauses import Pause, Paused
 from ..engine.retry_policy import RetryPolicy
@@ -140,6 +141,11 @@ class ResolvedSettings:
     """Settings that only arq's own worker reads, such as ``queue_read_limit``."""
 
     @property
+    def serializer(self) -> JobSerializer:
+        """How jobs are written and read."""
+        return JobSerializer.from_arq(self.job_serializer, self.job_deserializer)
+
+    @property
     def longest_job_timeout(self) -> float:
         """The longest timeout of one attempt of a job, in seconds."""
         limited: list[Function | CronJob] = [*self.functions, *self.cron_jobs]
@@ -191,6 +197,8 @@ class WorkerContext:
     lifespan: AsyncExitStack | None = None
     running_jobs: dict[str, float] = field(default_factory=dict[str, float])
     """When each running job started, by the monotonic clock."""
+    aborting: Container[str] = ()
+    """Ids of the jobs that arq's worker is asked to abort."""
     tracebacks: TracebackLimit = field(default_factory=TracebackLimit)
     """Which tracebacks are logged."""
     runs_services: bool = False

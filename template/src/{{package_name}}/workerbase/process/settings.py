@@ -27,9 +27,10 @@ from ..errors import SettingsError
 from ..types import Ctx, Hook
 from . import hooks
 from .arq_names import Function, Worker, func
+from .job_run import JobRun
 from .schedules import check_cron_jobs
 from .service import HEALTH_CHECK_INTERVAL_S, ResolvedSettings, Service, WorkerContext
-from .task import AnyFunction, FunctionList, Task, as_declared
+from .task import AnyFunction, FunctionList, Task, with_limits
 
 _ARQ_NAMES = frozenset(inspect.signature(Worker).parameters)
 _OWN_NAMES = frozenset(
@@ -168,7 +169,10 @@ def _merge(
         package=cls.__module__.partition(".")[0],
         config=config,
         functions=_functions(cls, core_functions, get("functions", ())),
-        cron_jobs=tuple(map(as_declared, check_cron_jobs(cls.__name__, get("cron_jobs")))),
+        cron_jobs=tuple(
+            with_limits(JobRun.unwrap(job))
+            for job in check_cron_jobs(cls.__name__, get("cron_jobs"))
+        ),
         services=services,
         monitors=tuple(get("monitors", ())),
         on_startup=hooks.before(startup, get("on_startup")),
@@ -295,7 +299,7 @@ def _deserializer(cls: type, read: Callable[[bytes], Any]) -> Callable[[bytes], 
 
 def _body(function: Function) -> object:
     """Return what the project has written, or the core."""
-    return inspect.unwrap(Task.from_function(function) or function.coroutine)
+    return inspect.unwrap(cast("Any", function.coroutine))
 
 
 def _functions(
@@ -307,9 +311,9 @@ def _functions(
     functions: dict[str, Function] = {}
     for declared in (*core, *own):
         if isinstance(declared, Task):
-            tasks = [declared.for_arq(name) for name in (declared.name, *declared.aliases)]
+            tasks = [declared.as_function(name) for name in (declared.name, *declared.aliases)]
         elif isinstance(declared, Function):
-            tasks = [as_declared(declared)]
+            tasks = [with_limits(JobRun.unwrap(declared))]
         elif inspect.iscoroutinefunction(declared):
             tasks = [func(cast("Any", declared))]
         else:
@@ -337,18 +341,20 @@ def _for_arq(declared: Mapping[str, Any], settings: ResolvedSettings) -> dict[st
         **{name: getattr(settings, name) for name in _PROCESS_HOOKS},
         "config": config,
         "services": settings.services,
-        "functions": FunctionList(settings.functions),
         "ctx": ctx,
     }
 
 
 def arq_arguments(settings: ResolvedSettings) -> dict[str, Any]:
     """Return the settings as arguments of ``arq.worker.Worker``, without hooks of the process."""
+    limit = settings.config.job_timeout
     own = {name for name in _ARQ_NAMES if hasattr(settings, name)} - {"ctx", *_PROCESS_HOOKS}
     return {
         **{name: getattr(settings, name) for name in own},
         **{name: getattr(settings.config, name) for name in _IN_CONFIG if name in _ARQ_NAMES},
         "max_tries": settings.config.max_retries,
+        "functions": FunctionList(JobRun.wrap(f, limit) for f in settings.functions),
+        "cron_jobs": [JobRun.wrap(job, limit) for job in settings.cron_jobs],
         **settings.arq_only,
     }
 

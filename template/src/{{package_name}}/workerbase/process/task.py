@@ -1,31 +1,24 @@
-"""A task as `task_utils.task` declares it, and how arq's own worker runs it."""
+"""A task as `task_utils.task` declares it, and lists of functions."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from arq import cron as arq_cron
 from arq.cron import CronJob
 
-from ..engine.failure_record import is_harmless
-from ..engine.retry_policy import DeadLetter, Decision, ErrorTypes, Retry, RetryPolicy, unwrap
-from ..errors import MAX_DURATION_S, RegistrationError, WorkerError
+from ..engine.retry_policy import ErrorTypes, RetryPolicy
+from ..errors import MAX_DURATION_S, RegistrationError
 from ..types import Call, Ctx
-from . import job_failures
-from .arq_names import ArqRetry, Function, RetryJob, func
-from .service import worker_of
+from .arq_names import Function, func
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Runnable = TypeVar("Runnable", Function, CronJob)
 
-FOR_ARQ = (ArqRetry, RetryJob, asyncio.CancelledError, GeneratorExit)
-"""What a task raises to arq or to the event loop, not as a failure of its own."""
 _FUNCTION_LIKE = ("__code__", "__defaults__", "__kwdefaults__")
 """With these, ``inspect``, and so arq's ``func``, takes a task for an async function."""
 
@@ -77,13 +70,13 @@ class Task(Generic[P, R]):
         """Return a cron job of this task; the arguments are those of ``arq.cron``."""
         name = f"cron:{self.name}"
         options: dict[str, Any] = {"name": name, **self._options, **schedule}
-        run = self.for_arq(options["name"], options["max_tries"]).coroutine
-        return arq_cron(cast("Any", run), **options)
+        return arq_cron(cast("Any", self), **options)
 
     @staticmethod
     def from_function(function: Function | CronJob) -> "Task[..., Any] | None":
-        """Return the task that `for_arq` wrapped, if ``function`` is one."""
-        return cast("Task[..., Any] | None", getattr(function.coroutine, "task", None))
+        """Return the task that ``function`` runs, if it is one."""
+        run: object = function.coroutine
+        return cast("Task[..., Any]", run) if isinstance(run, Task) else None
 
     @staticmethod
     def names_of(function: Function | CronJob) -> set[str]:
@@ -91,115 +84,25 @@ class Task(Generic[P, R]):
         task = Task.from_function(function)
         return {function.name} if task is None else {function.name, task.name}
 
-    async def settle(
-        self,
-        ctx: Ctx,
-        raised: BaseException,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        name: str,
-        tries: int | None,
-    ) -> Decision:
-        """Decide what follows a failed attempt, and record it before arq ends the job.
-
-        An outage of Redis delays it until the job's timeout. ``name`` is that of the function in
-        arq, and ``tries`` its own limit, if it has one.
-        """
-        error = unwrap(raised)
-        worker = worker_of(ctx)
-        policy = self.policy(worker.retry_policy if worker else RetryPolicy())
-        policy = replace(policy, max_retries=tries or policy.max_retries)
-        attempt = ctx.get("job_try")
-        attempt = attempt if isinstance(attempt, int) else 1
-        decision = policy.decide(error, attempt)
-        if isinstance(error, TypeError) and not fits(self, args, kwargs):
-            decision = DeadLetter("invalid")
-        if isinstance(decision, Retry) and worker and not worker.settings.retry_jobs:
-            decision = DeadLetter("retries")
-        failed = job_failures.Failure(name, args, kwargs, attempt, error)
-        if isinstance(decision, Retry):
-            await job_failures.record(ctx, failed)
-        else:
-            await job_failures.dead_letter(ctx, failed, decision.reason)
-        return decision
-
-    def for_arq(self, name: str | None = None, max_tries: int | None = None) -> Function:
-        """Return the task as arq's own worker runs it, also under another name or limit.
-
-        That worker neither retries what raises nor keeps dead letters, so the function is wrapped
-        for it. `jobs` unwraps the task (`from_function`) and applies the policy itself.
-        """
-        name, tries = name or self.name, max_tries or self._options["max_tries"]
-
-        async def run(ctx: Ctx, /, *args: Any, **kwargs: Any) -> R:
-            try:
-                return await self._function(ctx, *args, **kwargs)
-            except FOR_ARQ:
-                raise
-            except BaseException as exc:
-                decision = await self.settle(ctx, exc, args, kwargs, name=name, tries=tries)
-                if isinstance(decision, Retry):
-                    raise ArqRetry(decision.delay) from exc
-                if is_harmless(exc):
-                    raise
-                msg = f"the task raised {type(exc).__name__}"
-                raise WorkerError(msg) from exc  # a task must not end the worker
-
-        run.task = self  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
-        return func(cast("Any", run), name=name, timeout=self._options["timeout"], max_tries=tries)
+    def as_function(self, name: str | None = None, max_tries: int | None = None) -> Function:
+        """Return the task as arq describes functions, also under another name or limit."""
+        timeout, tries = self._options["timeout"], self._options["max_tries"]
+        run = cast("Any", self)
+        return func(run, name=name or self.name, timeout=timeout, max_tries=max_tries or tries)
 
 
-def as_declared(runnable: Runnable) -> Runnable:
-    """Return what arq's ``func`` or ``cron`` made of a task as its own worker runs it.
+def with_limits(runnable: Runnable) -> Runnable:
+    """Return what arq's ``func`` or ``cron`` made of a task, with the limits of the task.
 
-    What they were not given is as the task declares it.
+    Those that they were given stay.
     """
-    task: object = runnable.coroutine
-    if not isinstance(task, Task):
+    task = Task.from_function(runnable)
+    if task is None:
         return runnable
-    own = task.for_arq(runnable.name, runnable.max_tries)
+    own = task.as_function()
+    tries = own.max_tries if runnable.max_tries is None else runnable.max_tries
     timeout = own.timeout_s if runnable.timeout_s is None else runnable.timeout_s
-    made = {"coroutine": own.coroutine, "max_tries": own.max_tries, "timeout_s": timeout}
-    return replace(runnable, **cast("dict[str, Any]", made))
-
-
-class JobTimeout:
-    """Cancels an attempt of a job at its limit; the `TimeoutError` tells which limit that is.
-
-    Args:
-        function: which may have a limit of its own.
-        seconds: the limit that applies.
-    """
-
-    __slots__ = ("_limit", "_timer")
-
-    def __init__(self, function: Function | CronJob, seconds: float) -> None:
-        name = "WORKER_JOB_TIMEOUT" if function.timeout_s is None else "its own timeout"
-        self._limit = seconds, name
-        self._timer = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        """Start the timer."""
-        await self._timer.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the timer.
-
-        Raises:
-            TimeoutError: the limit was reached.
-        """
-        try:
-            await self._timer.__aexit__(kind, error, trace)
-        except TimeoutError as exc:
-            seconds, name = self._limit
-            msg = f"it took longer than {seconds:g} s ({name})"
-            raise TimeoutError(msg) from exc
+    return replace(runnable, max_tries=tries, timeout_s=timeout)
 
 
 def fits(

@@ -80,25 +80,22 @@ class EntryHeader:
     def from_delivery(cls, delivery: Delivery) -> "EntryHeader":
         """Parse the fields; a message without an id of its own has its entry id."""
         header = cls(delivery.entry_id)
-        fields = delivery.fields
-        for index in range(0, len(fields), 2):
-            match fields[index]:
-                case b"type":
-                    header.event_type = fields[index + 1]
-                case b"data":
-                    header.data = fields[index + 1]
-                case b"_id":
-                    header.message_id = fields[index + 1].decode(errors="replace")
-                case b"_retries":
-                    header._count(fields[index + 1])
-                case b"_group":
-                    header.group = fields[index + 1]
-                case b"_final":
-                    header.final = True
-                case b"_trace":
-                    header.trace = fields[index + 1].decode(errors="replace")
-                case _:
-                    pass
+        fields = iter(delivery.fields)
+        for name, value in zip(fields, fields, strict=False):
+            if name == b"type":
+                header.event_type = value
+            elif name == b"data":
+                header.data = value
+            elif name == b"_id":
+                header.message_id = value.decode(errors="replace")
+            elif name == b"_retries":
+                header._count(value)
+            elif name == b"_group":
+                header.group = value
+            elif name == b"_final":
+                header.final = True
+            elif name == b"_trace":
+                header.trace = value.decode(errors="replace")
         if header.event_type is None:
             header.problem = delivery.without("type")
         return header

@@ -190,9 +190,9 @@ class HandlerPool:
         try:
             if self._is_monitored:
                 with self.worker.monitors.around(work_of(delivery, header)):
-                    await self._handle(slot, delivery, header)
-            else:
-                await self._handle(slot, delivery, header)
+                    await self._finish(slot, self._start(delivery, header))
+            elif (rest := self._start(delivery, header)) is not None:
+                await self._finish(slot, rest)
         except asyncio.CancelledError as exc:
             if self._ending:
                 raise  # the entry is released
@@ -214,7 +214,8 @@ class HandlerPool:
             if self._ending:
                 raise
 
-    async def _handle(self, slot: Slot, delivery: Delivery, header: EntryHeader) -> None:
+    def _start(self, delivery: Delivery, header: EntryHeader) -> own_context.Rest | None:
+        """Run the handler until it waits for something; return the rest, if there is one."""
         if header.problem or header.event_type is None:
             raise InvalidEventError(header.problem)
         route = self.router.route(delivery.source, header.event_type)
@@ -230,10 +231,13 @@ class HandlerPool:
             self._redis,
             self.worker,
         )
+        return own_context.start(route.run(header.data, context))
+
+    async def _finish(self, slot: Slot, rest: own_context.Rest | None) -> None:
+        if rest is None:
+            return
         try:
-            rest = own_context.start(route.run(header.data, context))
-            if rest is not None:
-                await rest
+            await rest
         except asyncio.CancelledError as exc:
             if not slot.only_late:
                 raise
