@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_python
 import redis as sync_redis
 from waiting import until_true
 from workerbase.process import probe
@@ -30,7 +31,7 @@ class Running:
     def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path) -> None:
         self.log = cwd / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
+            self.process = quick_python.Popen(
                 arguments, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
@@ -87,7 +88,7 @@ class Project:
 
     def run(self, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
+        return quick_python.run(
             [sys.executable, "-m", "tinyworker", *arguments],
             env=self.environment(env),
             cwd=self.folder,

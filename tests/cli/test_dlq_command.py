@@ -4,12 +4,12 @@ import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
 
 import pytest
+import quick_python
 from processkit import Project, until
 
 MANY = 20_000
@@ -200,7 +200,7 @@ def test_in_a_terminal_a_replay_of_everything_asks_first(project: Project) -> No
         ours, theirs = pty.openpty()
         os.write(ours, answer)
         with os.fdopen(theirs) as terminal:
-            done = subprocess.run(
+            done = quick_python.run(
                 [sys.executable, "-m", "tinyworker", "dlq", "replay", *options],
                 cwd=project.folder,
                 env=project.environment({}),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import quick_python
 from processkit import BASE
 
 EXCLUDED = {
@@ -76,7 +77,7 @@ class LeanProject:
 
     def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
+        return quick_python.run(
             [sys.executable, "-m", "lean", *arguments],
             env={**os.environ, "PYTHONPATH": str(self.folder / "src"), "COLUMNS": "80"},
             cwd=self.folder,

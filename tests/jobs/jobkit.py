@@ -6,13 +6,13 @@ import itertools
 import os
 import pickle
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import quick_python
 from arq.connections import ArqRedis
 from leasedkit import client_of, settings_of
 from waiting import until
@@ -189,7 +189,7 @@ class Process:
         self.log = log
         self.health_file = Path(given.get("WORKER_HEALTH_FILE", config.health_file))
         with log.open("ab") as output:
-            self._popen = subprocess.Popen(
+            self._popen = quick_python.Popen(
                 [sys.executable, str(Path(__file__).with_name("job_worker.py"))],
                 stdout=output,
                 stderr=output,

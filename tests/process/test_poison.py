@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_python
 import redis as sync_redis
 from workerbase.broker.client import connect
 from workerbase.testing.redis_server import Server
@@ -53,7 +54,7 @@ class Supervised:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            return quick_python.Popen(
                 [sys.executable, WORKER, self._jobs],
                 env=self._environment, stdout=log, stderr=log,
             )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_python
 from waiting import until
 from workerbase.broker.client import connect
 from workerbase.broker.dsn import RedisDsn
@@ -39,12 +40,12 @@ class Process:
             "WORKER_MAX_JOBS": "5",
             **{f"WORKER_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: quick_python.Popen | None = None
 
     async def __aenter__(self) -> "Process":
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("rolling_worker.py")),
+            self._process = quick_python.Popen(
+                [sys.executable, str(Path(__file__).with_name("rolling_worker.py"))],
                 env=self._environment, stdout=log, stderr=log,
             )  # fmt: skip
         await until(self._is_ready, what=f"a start: {self.log.read_text()}")
@@ -52,18 +53,17 @@ class Process:
 
     def _is_ready(self) -> bool:
         assert self._process is not None
-        assert self._process.returncode is None, self.log.read_text()
+        assert self._process.poll() is None, self.log.read_text()
         return probe.check(str(self.health_file), ready=True) == ""
 
     async def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         assert self._process is not None
         self._process.send_signal(signum)
-        async with asyncio.timeout(30):
-            return await self._process.wait()
+        return await asyncio.to_thread(self._process.wait, 30)
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self._process.poll() is None:
             await self.stop(signal.SIGKILL)
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import quick_python
 from waiting import until_true
 from workerbase.testing.redis_server import Server
 
@@ -36,7 +37,7 @@ def test_a_stop_ends_the_worker_whatever_its_lifespan_does(
         "WORKER_REDIS_DSN": server.dsn,
         "WORKER_HEALTH_FILE": str(health),
     }
-    worker = subprocess.Popen(
+    worker = quick_python.Popen(
         [sys.executable, WORKER, place],
         env=os.environ | own,
         text=True,

@@ -1,5 +1,6 @@
 """Projects with manifests, for the tests of manifests and of limits."""
 
+import compileall
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ def kubernetes_projects(
     folder = tmp_path_factory.mktemp("kubernetes")
     with pytest.MonkeyPatch.context() as patch:
         renderer = CopierFixture(template=copier_template, defaults={}, monkeypatch=patch)
-        return {
+        projects = {
             name: renderer.copy(folder / name, **KUBERNETES_ANSWERS[name]).path
             for name in KUBERNETES_ANSWERS
         }
+    for project in projects.values():  # once; the tests change files and keep no bytecode of them
+        compileall.compile_dir(project / "src" / "my_worker" / "workerbase", quiet=1)
+    return projects
 
 
 @pytest.fixture(params=KUBERNETES_ANSWERS)

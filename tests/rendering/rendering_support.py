@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import quick_copier
+import quick_python
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +195,7 @@ def try_tool(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of the test environment, which may fail."""
     program = [sys.executable, quick_copier.COMMAND] if name == "copier" else [TOOLS / name]
-    return subprocess.run(
+    return quick_python.run(
         [*program, *arguments],
         cwd=cwd,
         env=environment(),

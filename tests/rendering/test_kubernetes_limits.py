@@ -1,10 +1,13 @@
 """A project's own tests find a limit that was changed alone, and name the file to change."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import quick_pytest
+import quick_python
+from rendering_support import environment
 
 
 @pytest.fixture
@@ -80,12 +83,19 @@ CHANGED_ALONE = [
 ]
 
 
-def check_limits(project: Path) -> quick_pytest.Done:
+def check_limits(project: Path) -> subprocess.CompletedProcess[str]:
     """Run the project's own tests of its limits."""
     tests = ("tests/test_limits.py", "tests/test_kubernetes.py")
     plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--noconftest")
     ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return quick_pytest.run(project, "-q", *plugins, "--tb=line", *tests, **ours)
+    return quick_python.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, "--tb=line", *tests],
+        cwd=project,
+        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(

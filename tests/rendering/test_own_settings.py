@@ -1,11 +1,12 @@
 """A project adds settings of each kind, and its own tests go on passing."""
 
+import compileall
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import quick_python
 from pytest_copier.plugin import CopierFixture
 from rendering_support import FEATURES, environment
 
@@ -27,15 +28,14 @@ def run_tests(project: Path) -> str:
     """Run the project's tests that need no server, where nothing else is set; return the report."""
     plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
     ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    done = quick_python.run(
         [sys.executable, "-m", "pytest", "-q", *plugins, "-m", "not integration"],
         cwd=project,
         env=environment() | ours | {"PYTHONPATH": str(project / "src")},
         text=True,
         capture_output=True,
-        check=False,
     )
-    return done.stdout + done.stderr
+    return str(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("features", [FEATURES, ()], ids=["all", "none"])
@@ -49,6 +49,7 @@ def test_the_generated_tests_pass_with_settings_of_each_kind(
     settings.write_text(text + FIELDS, "utf-8")
     example = project / ".env.example"
     before = example.read_text("utf-8")
+    compileall.compile_dir(project / "src" / "my_worker" / "workerbase", quiet=1)
 
     example.write_text(before + EXAMPLES, "utf-8")
     report = run_tests(project)

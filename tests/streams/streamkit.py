@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import quick_python
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 from redis.exceptions import ResponseError
@@ -235,19 +236,19 @@ class Process:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             **{f"WORKER_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: quick_python.Popen | None = None
 
     async def start(self) -> "Process":
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("stream_worker.py")),
+            self.process = quick_python.Popen(
+                [sys.executable, str(Path(__file__).with_name("stream_worker.py"))],
                 env=self._environment, stdout=log, stderr=log,
             )  # fmt: skip
         return self
 
     @property
     def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
+        return self.process is not None and self.process.poll() is None
 
     def send(self, signum: signal.Signals) -> None:
         assert self.process is not None
@@ -256,17 +257,16 @@ class Process:
     async def ended(self) -> int:
         """Wait for the end; return the exit code."""
         assert self.process is not None
-        async with asyncio.timeout(20):
-            return await self.process.wait()
+        return await asyncio.to_thread(self.process.wait, 20)
 
     async def __aenter__(self) -> "Process":
         return await self.start()
 
     async def kill(self) -> None:
         """SIGKILL it, if it lives."""
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            await self.process.wait()
+            self.process.wait()
 
     async def __aexit__(self, *_: object) -> None:
         await self.kill()

@@ -143,6 +143,7 @@ async def test_stops_do_not_keep_a_killer_from_its_end(
     await send(redis, 99, kind="killer")
     for number in range(7):
         await send(redis, number, seconds=60)
+        await asyncio.sleep(1)  # the leases of the worker before it end
         async with Process(server, tmp_path / "w", drain_timeout=0.5) as worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(12):

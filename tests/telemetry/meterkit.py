@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_python
 from processkit import PYTHONPATH
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until_true
@@ -73,7 +74,7 @@ class Worker:
             **environment,
         }
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
+            self.process = quick_python.Popen(
                 [sys.executable, str(HERE / "metered_worker.py")],
                 env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip

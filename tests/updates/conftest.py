@@ -12,6 +12,7 @@ from pathlib import Path
 import as_installed
 import pytest
 import quick_copier
+import quick_python
 from thorough import THOROUGH
 from updates.releases import NEXT, build_history, git, git_environment, integrity
 
@@ -24,7 +25,7 @@ def run(folder: Path, *command: str, **environment: str) -> Done:
     """Run a Python module in ``folder``; the caller looks at the exit code."""
     module, *arguments = command
     start = [quick_copier.COMMAND] if module == "copier" else ["-m", module]
-    return subprocess.run(
+    return quick_python.run(
         [sys.executable, *start, *arguments],
         cwd=folder,
         env=git_environment() | environment,

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import quick_python
 import redis
 
 HERE = Path(__file__).parent
@@ -70,7 +71,7 @@ def worker(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
+            process = quick_python.Popen(
                 [sys.executable, "-m", module(base), "run"],
                 cwd=folder,
                 env=environment(base, server, folder, **more),
@@ -91,7 +92,7 @@ def worker(
 def command(base: Path, server: Server, *arguments: str) -> str:
     """Run a command of the worker, on the base of some release."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
+        done = quick_python.run(
             [sys.executable, "-m", module(base), *arguments],
             cwd=folder,
             env=environment(base, server, Path(folder)),

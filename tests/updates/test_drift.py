@@ -1,10 +1,10 @@
 """Edits of the base are seen, by the suite, by pre-commit and by `base status`."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import quick_python
 import yaml
 from updates.conftest import Done, Make, Project, run
 from updates.releases import BASE, FEATURES, HEAD, NEXT, ROOT, changelog_version, integrity
@@ -136,7 +136,7 @@ def hook(project: Project) -> Done:
     assert base["entry"].startswith(prefix)
     script = base["entry"].removeprefix(prefix)
     assert base["always_run"] is True
-    return subprocess.run(
+    return quick_python.run(
         [sys.executable, *script.split()],
         cwd=project.path, capture_output=True, text=True, check=False,
     )  # fmt: skip
