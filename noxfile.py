@@ -22,8 +22,8 @@ nox.needs_version = ">=2025.2.9"
 ROOT = Path(__file__).parent
 PACKAGE = ROOT / "template" / "src" / "{{package_name}}"
 
-PARALLEL = ("--verbose", "--numprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
-"""Options of pytest: four processes, also on two cores, since half of the tests wait for servers;
+PARALLEL = ("--verbose", "--numprocesses=6", "--dist=loadscope", "--no-loadscope-reorder")
+"""Options of pytest: six processes, also on two cores, since half of the tests wait for servers;
 each module in one of them, for its fixtures; and names, which tell what a run was at."""
 
 AXE = "4.10"

@@ -4,7 +4,8 @@ Imports take most of the time of a short command. Here a program is a fork of a 
 made them, in place of a new interpreter; to the test it is a `subprocess.Popen` like any other.
 
 A program whose environment sets up the interpreter gets a new one, and so does every program
-outside Linux, in the thorough sessions, and while coverage is measured.
+outside Linux, in the thorough sessions, and while coverage is measured: only these show what
+depends on the order of imports or on the seed of hashes, which forks share.
 """
 
 import atexit
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -45,7 +47,7 @@ IS_REAL = not sys.platform.startswith("linux") or any(
 def run(arguments: Sequence[Any], **options: Any) -> subprocess.CompletedProcess[Any]:
     """Run a program to its end, with the options of `subprocess.run`."""
     given, timeout = options.pop("input", None), options.pop("timeout", None)
-    options.pop("check", False)
+    check = options.pop("check", False)
     if options.pop("capture_output", False):
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if given is not None:
@@ -56,7 +58,10 @@ def run(arguments: Sequence[Any], **options: Any) -> subprocess.CompletedProcess
         except BaseException:
             process.kill()
             raise
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+    done = subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+    if check:
+        done.check_returncode()
+    return done
 
 
 class Popen(subprocess.Popen[Any]):
@@ -70,20 +75,22 @@ class Popen(subprocess.Popen[Any]):
         given = inspect.signature(start).bind(*arguments, **options).arguments
         program = [os.fspath(part) for part in given["args"]]
         environment = dict(os.environ if given["env"] is None else given["env"])
-        if IS_REAL or not _can_fork(program, environment):
+        special = ("preexec_fn", "pass_fds", "shell", "start_new_session")
+        if IS_REAL or any(given[n] for n in special) or not _can_fork(program, environment):
             start(*arguments, **options)
             return
         streams = (given["p2cread"], given["c2pwrite"], given["errwrite"])
         inherited = [number if stream == -1 else stream for number, stream in enumerate(streams)]
         request = {
             "program": program[1:],
-            "folder": os.fspath(given["cwd"] or Path.cwd()),
+            "folder": str(Path(given["cwd"] or "").absolute()),
             "environment": environment,
         }
         self._end, theirs = socket.socketpair()
         with theirs:
-            importer = _importer(_modules(program[1:], environment))
-            importer.start(request, [*inherited, theirs.fileno()])
+            modules = _modules(program[1:], environment)
+            with _ONE_AT_A_TIME:
+                _importer(modules).start(request, [*inherited, theirs.fileno()])
         self.pid = _receive_number(self._end)
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
@@ -92,35 +99,38 @@ class Popen(subprocess.Popen[Any]):
     def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
         if self._end is None:
             return super()._internal_poll(*arguments, **options)  # type: ignore[misc,no-any-return]
-        if self.returncode is None and select.select([self._end], [], [], 0)[0]:
-            self._receive_status(self._end)
-        return self.returncode
+        return self.returncode if self._has_ended(self._end, 0) else None
 
     def _wait(self, timeout: float | None) -> int:
         if self._end is None:
             return super()._wait(timeout=timeout)  # type: ignore[misc,no-any-return]
-        if self.returncode is None:
-            if not select.select([self._end], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            self._receive_status(self._end)
+        if not self._has_ended(self._end, timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self.returncode
 
-    def _receive_status(self, end: socket.socket) -> None:
-        self.returncode = os.waitstatus_to_exitcode(_receive_number(end))
-        end.close()
+    def _has_ended(self, end: socket.socket, timeout: float | None) -> bool:
+        ready = select.select([end], [], [], timeout and max(timeout, 0))[0]
+        with self._waitpid_lock:  # type: ignore[attr-defined] # threads may wait for one program
+            if ready and self.returncode is None:
+                self.returncode = os.waitstatus_to_exitcode(_receive_number(end))
+        return bool(ready)
+
+    def __del__(self) -> None:
+        super().__del__()  # type: ignore[misc]
+        if self._end is not None:
+            self._end.close()
 
 
 def _can_fork(program: Sequence[str], environment: Mapping[str, str]) -> bool:
-    interpreter, start, *arguments = program
-    changed = {name for name, value in environment.items() if os.environ.get(name) != value}
-    special = {name for name in changed if name.startswith("PYTHON")} - OBEYED
+    if len(program) < 2 or program[0] != sys.executable:
+        return False
+    names = environment.keys() | os.environ.keys()
+    changed = {name for name in names if os.environ.get(name) != environment.get(name)}
+    special = {name for name in changed if name.startswith(("LC_", "PYTHON"))} - OBEYED
     # pytest has to import its plugins itself, since it changes them.
-    with_plugins = start == "-m" and arguments[0] == "pytest" and PLAIN_PYTEST not in environment
-    return (
-        interpreter == sys.executable
-        and (start == "-m" or not start.startswith("-"))
-        and not (special or changed & {"LC_ALL", "LD_PRELOAD"} or with_plugins)
-    )
+    with_plugins = program[1:3] == ["-m", "pytest"] and PLAIN_PYTEST not in environment
+    is_program = program[1] == "-m" or not program[1].startswith("-")
+    return is_program and not (special or changed & {"LANG", "LD_PRELOAD"} or with_plugins)
 
 
 def _modules(program: list[str], environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -159,6 +169,7 @@ class _Importer:
 
 
 _importer = cache(_Importer)
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

@@ -1,6 +1,7 @@
 """CORE_FUNCTIONS and the functions of a project, however they are put together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ async def careful(ctx: Ctx) -> None: ...
 def functions_of(settings: type) -> dict[str, Function]:
     """Return the functions that the runtime is given; arq is given the same, wrapped."""
     resolved = {function.name: function for function in resolved_settings(settings).functions}
-    for_arq = {f.name: JobRun.unwrap(f) for f in vars(settings)["functions"]}
+    for_arq = {f.name: JobRun.declared_of(f) for f in vars(settings)["functions"]}
     assert for_arq == resolved
     return resolved
 
@@ -94,6 +95,30 @@ def test_a_subclass_adds_to_the_functions_of_its_parent(make: Any) -> None:
     functions = functions_of(settings_with(make()))
     assert sorted(functions) == ["careful", "goodbye", "hello", REQUEUE]
     assert functions["careful"] == functions_of(Parent)["careful"]
+
+
+def test_what_a_subclass_changes_of_its_parents_functions_stays_changed() -> None:
+    hello_quickly = next(f for f in Parent.functions if getattr(f, "name", "") == "hello")
+    assert isinstance(hello_quickly, Function)
+    changed = replace(hello_quickly, name="quick", timeout_s=7.0)
+
+    functions = functions_of(settings_with([changed, *Parent.functions]))
+
+    assert functions["quick"].timeout_s == 7.0
+    assert functions["hello"].timeout_s is None
+    assert functions["careful"].timeout_s == 4
+
+
+def test_a_subclass_adds_to_the_cron_jobs_of_its_parent() -> None:
+    class Nightly(BaseArqWorkerSettings):
+        cron_jobs = (careful.cron(hour=3),)
+
+    class Both(Nightly):
+        cron_jobs = Nightly.cron_jobs + (careful.cron(name="noon", hour=12),)  # noqa: RUF005
+
+    jobs = resolved_settings(Both).cron_jobs
+    assert [(job.name, job.timeout_s) for job in jobs] == [("cron:careful", 4), ("noon", 4)]
+    assert all(Task.from_function(job) is careful for job in jobs)
 
 
 def test_a_subclass_without_functions_has_those_of_its_parent() -> None:

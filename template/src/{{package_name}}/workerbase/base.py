@@ -106,13 +106,7 @@ class BaseArqWorkerSettings:
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Resolve all settings of the new class."""
         super().__init_subclass__(**kwargs)
-        resolve(
-            cls,
-            BaseArqWorkerSettings,
-            core_functions=CORE_FUNCTIONS,
-            startup=base_startup,
-            shutdown=base_shutdown,
-        )
+        resolve(cls, BaseArqWorkerSettings)
 
 
 class BaseArqService:

@@ -44,6 +44,10 @@ _WRONG_ADDRESS = "; is WORKER_REDIS_DSN right?"
 """Hint for a Redis that has not answered this process yet."""
 
 
+def _never() -> bool:
+    return False
+
+
 class RedisAvailability:
     """Shared by all loops of a process, so that an outage is logged once and not by each loop.
 
@@ -129,7 +133,7 @@ class RedisAvailability:
         self,
         doing: str,
         write: Callable[[], Awaitable[T]],
-        gives_up: Callable[[], bool] = bool,
+        gives_up: Callable[[], bool] = _never,
     ) -> T:
         """Repeat ``write`` until Redis accepts it; without ``gives_up`` for as long as it takes.
 

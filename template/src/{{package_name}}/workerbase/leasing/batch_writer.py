@@ -46,7 +46,7 @@ class BatchWriter(Generic[T]):
 
     def add(self, item: T) -> None:
         """Write ``item`` soon."""
-        if not self._waiting:  # whoever writes the others writes this one, too
+        if not self._waiting:  # else the write that is due takes this item along
             self._wake.set()
         self._waiting.append(item)
 

@@ -56,8 +56,9 @@ class PrefetchQueue(Generic[T]):
         self._woken = 0
         """Number of slots that are about to take an item."""
         self._reader: asyncio.Future[None] | None = None
-        self._few = 0
-        """Number of items in hand up to which it is worth asking whether there is room."""
+        self._refill_below = 0
+        """Number of items in hand above which nobody asks for room, which would cost each item.
+        It may be out of date, so nobody relies on it once the queue is empty."""
         # Slow until proven fast: the first read takes hardly more than there are slots.
         self._mean_s = 1.0
         self._mean_bytes: float = _ASSUMED_BYTES
@@ -77,7 +78,7 @@ class PrefetchQueue(Generic[T]):
     def _room(self) -> int:
         ahead = int(self._concurrency * AHEAD_S / max(self._mean_s, _FASTEST_S))
         limit = self._concurrency + min(self._prefetch, ahead)
-        self._few = limit // 2
+        self._refill_below = limit // 2
         room = limit - len(self._queue) - self.running
         if room > (fitting := self.fitting()):
             return fitting
@@ -136,8 +137,8 @@ class PrefetchQueue(Generic[T]):
             self.idle.set()
         if self._reader is None or self._paused:
             return
-        few = not self._queue or len(self._queue) + self.running <= self._few
-        if few and self._room() > 0:
+        in_hand = len(self._queue) + self.running
+        if (not self._queue or in_hand <= self._refill_below) and self._room() > 0:
             self._wake_reader()
 
     async def wait(self) -> None:

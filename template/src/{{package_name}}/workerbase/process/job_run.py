@@ -1,4 +1,4 @@
-"""How arq's worker runs a function: observed, limited in time, and a task by its policy.
+"""How arq's worker runs a function: with monitors, a time limit and, for tasks, the retry policy.
 
 That worker neither retries what raises nor keeps dead letters, so what it is given is wrapped.
 """
@@ -37,7 +37,7 @@ sent_trace: ContextVar[str] = ContextVar("worker_job_trace", default="")
 
 
 class JobRun:
-    """Runs one function or cron job, in its place.
+    """Replaces the coroutine function of a function or cron job.
 
     Args:
         declared: as the project declares it.
@@ -58,21 +58,26 @@ class JobRun:
         return replace(runnable, coroutine=run, timeout_s=seconds + SETTLE_S)
 
     @staticmethod
-    def unwrap(runnable: Runnable) -> Runnable:
-        """Undo `wrap`: a settings class may add to the functions of its parent."""
+    def declared_of(runnable: Runnable) -> Runnable:
+        """Undo `wrap`: a settings class may add to the functions of its parent.
+
+        What was changed since, with ``replace`` for example, stays changed.
+        """
         run: object = runnable.coroutine
         if not isinstance(run, JobRun):
             return runnable
-        return replace(
-            runnable,
-            coroutine=cast("Any", run.declared.coroutine),
-            timeout_s=run.declared.timeout_s,
-        )
+        is_ours = runnable.timeout_s == run._seconds + SETTLE_S  # noqa: SLF001
+        timeout_s = run.declared.timeout_s if is_ours else runnable.timeout_s
+        return replace(runnable, coroutine=cast("Any", run.declared.coroutine), timeout_s=timeout_s)
+
+    def __repr__(self) -> str:
+        """Name the function."""
+        return f"{type(self).__name__}({self.declared.name})"
 
     async def __call__(self, ctx: Ctx, /, *args: Any, **kwargs: Any) -> Any:
         """Run one attempt; no exception of it ends the worker."""
         worker = worker_of(ctx)
-        if worker is None:  # a ``ctx`` made by hand
+        if worker is None or "job_id" not in ctx:  # a ``ctx`` made by hand
             return await self._run(ctx, *args, **kwargs)
         job_id, attempt = str(ctx["job_id"]), cast("int", ctx["job_try"])
         queue, name, trace = worker.config.queue_name, self.declared.name, sent_trace.get()

@@ -24,7 +24,7 @@ from ..broker.dsn import RedisDsn
 from ..config import WorkerConfig
 from ..engine.retry_policy import ErrorTypes, RetryPolicy
 from ..errors import SettingsError
-from ..types import Ctx, Hook
+from ..types import Ctx
 from . import hooks
 from .arq_names import Function, Worker, func
 from .job_run import JobRun
@@ -91,17 +91,12 @@ def resolved_settings(settings: object) -> ResolvedSettings:
     return found
 
 
-def resolve(
-    cls: type, root: type, *, core_functions: FunctionList, startup: Hook, shutdown: Hook
-) -> None:
+def resolve(cls: type, root: type) -> None:
     """Resolve all settings of ``cls`` and write them to the class, under arq's names.
 
     Args:
         cls: the class that was just defined.
-        root: the class whose attributes are the defaults.
-        core_functions: functions that every worker has.
-        startup: hook that runs before the project's.
-        shutdown: hook that runs after the project's.
+        root: the class of the contract, with the functions and hooks that every worker has.
 
     Raises:
         SettingsError: an attribute is not a setting, or has a value that cannot work.
@@ -109,7 +104,7 @@ def resolve(
     """
     setattr(cls, _DECLARED, {n: v for n, v in vars(cls).items() if not n.startswith("_")})
     declared = _inherited(cls, root)
-    settings = _merge(cls, declared, core_functions, startup, shutdown)
+    settings = _merge(cls, declared, vars(root))
     for name, value in _for_arq(declared, settings).items():
         setattr(cls, name, value)
     setattr(cls, _RESOLVED, settings)
@@ -152,13 +147,7 @@ def _check_name(base: type, name: str) -> None:
         raise SettingsError(msg)
 
 
-def _merge(
-    cls: type,
-    declared: Mapping[str, Any],
-    core_functions: FunctionList,
-    startup: Hook,
-    shutdown: Hook,
-) -> ResolvedSettings:
+def _merge(cls: type, declared: Mapping[str, Any], contract: Mapping[str, Any]) -> ResolvedSettings:
     get = declared.get
     services = _services(cls, get("services", ()))
     config = _config(cls, declared, services)
@@ -168,15 +157,15 @@ def _merge(
         name=cls.__name__,
         package=cls.__module__.partition(".")[0],
         config=config,
-        functions=_functions(cls, core_functions, get("functions", ())),
+        functions=_functions(cls, contract["functions"], get("functions", ())),
         cron_jobs=tuple(
-            with_limits(JobRun.unwrap(job))
+            with_limits(JobRun.declared_of(job))
             for job in check_cron_jobs(cls.__name__, get("cron_jobs"))
         ),
         services=services,
         monitors=tuple(get("monitors", ())),
-        on_startup=hooks.before(startup, get("on_startup")),
-        on_shutdown=hooks.after(shutdown, get("on_shutdown")),
+        on_startup=hooks.before(contract["on_startup"], get("on_startup")),
+        on_shutdown=hooks.after(contract["on_shutdown"], get("on_shutdown")),
         on_job_start=hooks.around_job(hooks.job_started, get("on_job_start"), "on_job_start"),
         on_job_end=hooks.around_job(hooks.job_ended, get("on_job_end"), "on_job_end"),
         after_job_end=hooks.around_job(None, get("after_job_end"), "after_job_end"),
@@ -313,7 +302,7 @@ def _functions(
         if isinstance(declared, Task):
             tasks = [declared.as_function(name) for name in (declared.name, *declared.aliases)]
         elif isinstance(declared, Function):
-            tasks = [with_limits(JobRun.unwrap(declared))]
+            tasks = [with_limits(JobRun.declared_of(declared))]
         elif inspect.iscoroutinefunction(declared):
             tasks = [func(cast("Any", declared))]
         else:
@@ -354,7 +343,7 @@ def arq_arguments(settings: ResolvedSettings) -> dict[str, Any]:
         **{name: getattr(settings.config, name) for name in _IN_CONFIG if name in _ARQ_NAMES},
         "max_tries": settings.config.max_retries,
         "functions": FunctionList(JobRun.wrap(f, limit) for f in settings.functions),
-        "cron_jobs": [JobRun.wrap(job, limit) for job in settings.cron_jobs],
+        "cron_jobs": tuple(JobRun.wrap(job, limit) for job in settings.cron_jobs),
         **settings.arq_only,
     }
 

@@ -84,11 +84,9 @@ class Task(Generic[P, R]):
         task = Task.from_function(function)
         return {function.name} if task is None else {function.name, task.name}
 
-    def as_function(self, name: str | None = None, max_tries: int | None = None) -> Function:
-        """Return the task as arq describes functions, also under another name or limit."""
-        timeout, tries = self._options["timeout"], self._options["max_tries"]
-        run = cast("Any", self)
-        return func(run, name=name or self.name, timeout=timeout, max_tries=max_tries or tries)
+    def as_function(self, name: str | None = None) -> Function:
+        """Return the task as arq describes functions, also under another name."""
+        return func(cast("Any", self), name=name or self.name, **self._options)
 
 
 def with_limits(runnable: Runnable) -> Runnable:

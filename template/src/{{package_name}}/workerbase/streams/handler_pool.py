@@ -234,6 +234,11 @@ class HandlerPool:
         return own_context.start(route.run(header.data, context))
 
     async def _finish(self, slot: Slot, rest: own_context.Rest | None) -> None:
+        """Run what is left of the handler.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
         if rest is None:
             return
         try:
