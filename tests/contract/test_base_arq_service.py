@@ -9,14 +9,20 @@ import pytest
 from arq.connections import ArqRedis
 from arq.jobs import Job, JobStatus, SerializationError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from waiting import until
 from workerbase import BaseArqService, WorkerConfig
 from workerbase.delivery import clients
 from workerbase.errors import ConfigError
 from workerbase.testing.redis_server import Server
 
 
-async def connections(redis: ArqRedis) -> int:
-    return len(await redis.client_list())
+async def connected(redis: ArqRedis, count: int) -> None:
+    """Wait until ``redis`` and ``count`` others are connected: a server notices an end later."""
+
+    async def is_so() -> bool:
+        return len(await redis.client_list()) == 1 + count
+
+    await until(is_so, 10, f"{count} other connections")
 
 
 async def test_the_pool_opens_on_first_use_once_under_concurrency(
@@ -33,16 +39,16 @@ async def test_the_pool_opens_on_first_use_once_under_concurrency(
 
     real = clients.connect
     monkeypatch.setattr(clients, "connect", counting)
-    before = await connections(redis)
+    await connected(redis, 0)
     service = BaseArqService(config_for(server))
     assert opened == []
-    assert await connections(redis) == before
+    await connected(redis, 0)
     jobs = await asyncio.gather(*(service.enqueue_job("work", n) for n in range(30)))
     assert all(isinstance(job, Job) for job in jobs)
     assert await redis.zcard("arq:queue") == 30
     assert len(opened) == 1
     await service.close()
-    assert await connections(redis) == before
+    await connected(redis, 0)
 
 
 async def test_it_can_be_closed_twice_and_used_again(
@@ -60,16 +66,16 @@ async def test_it_can_be_closed_twice_and_used_again(
 async def test_the_context_manager_opens_and_closes(
     server: Server, redis: ArqRedis, config_for: Callable[..., WorkerConfig]
 ) -> None:
-    before = await connections(redis)
+    await connected(redis, 0)
     async with BaseArqService(config_for(server)) as service:
-        assert await connections(redis) == before + 1
+        await connected(redis, 1)
         await service.init()
-        assert await connections(redis) == before + 1
-    assert await connections(redis) == before
+        await connected(redis, 1)
+    await connected(redis, 0)
     with pytest.raises(KeyError, match="inside"):
         async with service:
             raise KeyError("inside")
-    assert await connections(redis) == before
+    await connected(redis, 0)
 
 
 async def test_init_raises_where_redis_does_not_answer(
