@@ -24,12 +24,12 @@ WORKER_API_KEY=example
 """
 
 
-def run_tests(project: Path) -> str:
+def run_tests(project: Path, *tests: str) -> str:
     """Run the project's tests that need no server, where nothing else is set; return the report."""
     plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
     ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = quick_python.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "-m", "not integration"],
+        [sys.executable, "-m", "pytest", "-q", *plugins, "-m", "not integration", *tests],
         cwd=project,
         env=environment() | ours | {"PYTHONPATH": str(project / "src")},
         text=True,
@@ -57,6 +57,6 @@ def test_the_generated_tests_pass_with_settings_of_each_kind(
     assert "failed" not in report
 
     example.write_text(before + EXAMPLES.replace("sqlite", "mysql"), "utf-8")
-    assert "DATABASE_URL" in run_tests(project)
+    assert "DATABASE_URL" in run_tests(project, "tests/test_project.py")
     example.write_text(before + EXAMPLES.replace("#WORKER_HOSTS=\n", ""), "utf-8")
-    assert "WORKER_HOSTS" in run_tests(project)
+    assert "WORKER_HOSTS" in run_tests(project, "tests/test_project.py")

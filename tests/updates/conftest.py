@@ -116,8 +116,9 @@ class Project:
 
     def suite(self, *arguments: str) -> Done:
         """Run its own tests with the packages that are here."""
-        options = ("-q", "-p", "no:cacheprovider", "-p", "no:copier", "-p", "no:randomly")
-        return self.run("pytest", *options, *arguments)
+        plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+        only_these = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        return self.run("pytest", "-q", *plugins, *arguments, **only_these)
 
 
 @pytest.fixture(scope="session")
