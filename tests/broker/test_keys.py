@@ -108,6 +108,11 @@ def test_the_id_of_a_requeue_job_can_be_taken_apart() -> None:
     assert not keys.REQUEUE_JOB_ID.fullmatch("requeue:orders:x")
 
 
+def test_ticks_of_two_queues_have_ids_of_their_own_and_those_of_arqs_queue_arqs_form() -> None:
+    assert keys.tick_job_id("billing", "cron:tidy", 5) == "billing:cron:tidy:5"
+    assert keys.tick_job_id("arq:queue", "cron:tidy", 5) == "cron:tidy:5"
+
+
 def test_the_overview_lists_every_key() -> None:
     assert keys.__doc__
     for key in (

@@ -173,7 +173,8 @@ async def test_a_scheduled_job_runs_now_and_only_once(client: QueueClient, confi
     assert await jobs.run_now("later") == "due"
     await client.enqueue_job("send", "x", _job_id="tomorrow", _defer_by=HOUR_S)
 
-    async with working(settings_of(config, send, poll_delay=60)):
+    patient = config.model_copy(update={"lease_timeout": 600.0})  # it polls for ended leases, too
+    async with working(settings_of(patient, send, poll_delay=600)):
         await until(lambda: client.exists(keys.result(QUEUE, "later")))
         # The worker is idle and would not look at the queue for long: it is woken.
         assert await jobs.run_now("tomorrow") == "queued"

@@ -73,7 +73,7 @@ async def is_leased(redis: QueueClient, job_id: str, *, started: bool) -> None:
     assert owner.startswith(b"me ")
 
 
-@pytest.mark.parametrize("how", ["claimed", "handed over", "renewed"])
+@pytest.mark.parametrize("how", ["claimed", "handed over", "renewed", "renewed before its start"])
 async def test_what_a_worker_holds_is_leased_and_its_attempts_are_forgotten_in_time(
     redis: QueueClient, queue: NamedQueue, how: str
 ) -> None:
@@ -88,8 +88,8 @@ async def test_what_a_worker_holds_is_leased_and_its_attempts_are_forgotten_in_t
             assert (claim.source, claim.job_id, claim.attempt) == (QUEUE, "job", 1)
         else:
             await queue.claim(1, 1)
-    if how == "renewed":
-        queue.claims["job"].started = True
+    if how.startswith("renewed"):
+        queue.claims["job"].started = how == "renewed"
         await redis.pexpire(in_progress_key_prefix + "job", 3_000)
         await redis.zadd(QUEUE, {"job": time.time() * 1000 // 1 + 3_000.5}, xx=True)
         assert await queue.renew(["job"]) == []
@@ -120,6 +120,16 @@ async def test_the_renewal_of_a_job_that_has_ended_meanwhile_does_not_bring_it_b
     assert await redis.zcard(QUEUE) == 0
 
 
+async def test_the_renewal_of_a_job_that_was_removed_does_not_bring_it_back(
+    redis: QueueClient, queue: NamedQueue
+) -> None:
+    await redis.enqueue_job("any", _job_id="job")
+    await queue.claim(1, 1)
+    await redis.zrem(QUEUE, "job")
+    assert await queue.renew(["job"]) == []
+    assert await redis.zcard(QUEUE) == 0
+
+
 async def test_a_job_that_was_removed_while_it_ran_is_not_brought_back_by_a_retry(
     redis: QueueClient, queue: NamedQueue
 ) -> None:
@@ -128,6 +138,16 @@ async def test_a_job_that_was_removed_while_it_ran_is_not_brought_back_by_a_retr
     await redis.zrem(QUEUE, "job")
     assert await queue.release("job")
     assert await redis.zcard(QUEUE) == 0
+
+
+async def test_a_retry_keeps_what_it_is_given_and_does_not_expire(
+    redis: QueueClient, queue: NamedQueue
+) -> None:
+    await redis.enqueue_job("any", _job_id="job")
+    await queue.claim(1, 1)
+    assert await queue.release("job", job=b"{}")
+    assert await redis.get("arq:job:job") == b"{}"
+    assert await redis.pttl("arq:job:job") == -1
 
 
 async def test_a_retry_waits_for_its_delay(redis: QueueClient, queue: NamedQueue) -> None:
@@ -333,6 +353,16 @@ async def test_a_request_to_abort_a_former_job_does_not_hit_a_new_one_with_its_i
     await redis.enqueue_job("any", _job_id="job")
     ((claim,), _) = await queue.claim(1, 1, aborts=True)
     assert not claim.aborted
+
+
+async def test_a_worker_that_aborts_nothing_leaves_the_requests_to_others(
+    redis: QueueClient, queue: NamedQueue
+) -> None:
+    await redis.enqueue_job("any", _job_id="job")
+    await redis.zadd("arq:abort", {"job": time.time() * 1000})
+    ((claim,), _) = await queue.claim(1, 1, aborts=False)
+    assert not claim.aborted
+    assert await redis.zscore("arq:abort", "job")
 
 
 async def enqueue_tick(redis: QueueClient, tick: datetime) -> int:

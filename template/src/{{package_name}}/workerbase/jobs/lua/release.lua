@@ -20,7 +20,7 @@ local queue, answer_key = KEYS[1], KEYS[2]
 local id, owner, answer_ttl_ms, delay_ms, job, uncounted = unpack(ARGV)
 
 if not owned(queue, id, owner) then return recall(answer_key, '1') and 1 or 0 end
-if job ~= '' then redis.call('SET', job_key(queue, id), job, 'XX', 'KEEPTTL') end
+if job ~= '' then redis.call('SET', job_key(queue, id), job, 'XX') end
 redis.call('ZADD', queue, 'XX', now_ms() + delay_ms, id)
 redis.call('DEL', in_progress_key(queue, id))
 if uncounted == '1' then
