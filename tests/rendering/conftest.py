@@ -1,11 +1,10 @@
 """Projects with manifests, for the tests of manifests and of limits."""
 
-import compileall
 from pathlib import Path
 
 import pytest
 from pytest_copier.plugin import CopierFixture
-from rendering_support import KUBERNETES_ANSWERS
+from rendering_support import KUBERNETES_ANSWERS, compile_base
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +18,8 @@ def kubernetes_projects(
             name: renderer.copy(folder / name, **KUBERNETES_ANSWERS[name]).path
             for name in KUBERNETES_ANSWERS
         }
-    for project in projects.values():  # once; the tests change files and keep no bytecode of them
-        compileall.compile_dir(project / "src" / "my_worker" / "workerbase", quiet=1)
+    for project in projects.values():
+        compile_base(project)
     return projects
 
 

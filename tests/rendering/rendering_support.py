@@ -1,5 +1,6 @@
 """What the tests of rendering share: the questions, covers of their answers, commands."""
 
+import compileall
 import itertools
 import os
 import subprocess
@@ -204,6 +205,25 @@ def try_tool(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
+    )
+
+
+def compile_base(project: Path) -> None:
+    """Compile the base once, for tests that run again and again and keep no bytecode."""
+    compileall.compile_dir(project / "src" / "my_worker" / "workerbase", quiet=1)
+
+
+def run_tests(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run tests of a project with the packages that are here, but with no plugin of theirs."""
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+    ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return quick_python.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, *arguments],
+        cwd=project,
+        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 

@@ -2,12 +2,10 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import quick_python
-from rendering_support import environment
+from rendering_support import run_tests
 
 
 @pytest.fixture
@@ -86,16 +84,7 @@ CHANGED_ALONE = [
 def check_limits(project: Path) -> subprocess.CompletedProcess[str]:
     """Run the project's own tests of its limits."""
     tests = ("tests/test_limits.py", "tests/test_kubernetes.py")
-    plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider", "--noconftest")
-    ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return quick_python.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "--tb=line", *tests],
-        cwd=project,
-        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return run_tests(project, "--noconftest", "--tb=line", *tests)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
 """A project adds settings of each kind, and its own tests go on passing."""
 
-import compileall
 import re
-import sys
 from pathlib import Path
 
 import pytest
-import quick_python
 from pytest_copier.plugin import CopierFixture
-from rendering_support import FEATURES, environment
+from rendering_support import FEATURES, compile_base, run_tests
 
 FIELDS = """
     api_key: str
@@ -24,18 +21,9 @@ WORKER_API_KEY=example
 """
 
 
-def run_tests(project: Path, *tests: str) -> str:
+def report_of(project: Path, *tests: str) -> str:
     """Run the project's tests that need no server, where nothing else is set; return the report."""
-    plugins = ("-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
-    ours = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = quick_python.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "-m", "not integration", *tests],
-        cwd=project,
-        env=environment() | ours | {"PYTHONPATH": str(project / "src")},
-        text=True,
-        capture_output=True,
-    )
-    return str(done.stdout + done.stderr)
+    return run_tests(project, "-m", "not integration", *tests).stdout
 
 
 @pytest.mark.parametrize("features", [FEATURES, ()], ids=["all", "none"])
@@ -49,14 +37,14 @@ def test_the_generated_tests_pass_with_settings_of_each_kind(
     settings.write_text(text + FIELDS, "utf-8")
     example = project / ".env.example"
     before = example.read_text("utf-8")
-    compileall.compile_dir(project / "src" / "my_worker" / "workerbase", quiet=1)
+    compile_base(project)
 
     example.write_text(before + EXAMPLES, "utf-8")
-    report = run_tests(project)
+    report = report_of(project)
     assert re.search(r"^\d+ passed", report, re.MULTILINE), report
     assert "failed" not in report
 
     example.write_text(before + EXAMPLES.replace("sqlite", "mysql"), "utf-8")
-    assert "DATABASE_URL" in run_tests(project, "tests/test_project.py")
+    assert "DATABASE_URL" in report_of(project, "tests/test_project.py")
     example.write_text(before + EXAMPLES.replace("#WORKER_HOSTS=\n", ""), "utf-8")
-    assert "WORKER_HOSTS" in run_tests(project, "tests/test_project.py")
+    assert "WORKER_HOSTS" in report_of(project, "tests/test_project.py")

@@ -17,7 +17,7 @@ from ..broker import keys
 from ..engine import current_run, failure_record
 from ..engine.retry_policy import DeadLetter, Reason, Retry, RetryPolicy, unwrap
 from ..process.arq_names import ArqRetry, Function, JobExecutionFailed, RetryJob
-from ..process.job_run import JobTimeout
+from ..process.job_timeout import JobTimeout
 from ..process.service import WorkerContext
 from ..process.task import Task, fits
 from ..types import Hook

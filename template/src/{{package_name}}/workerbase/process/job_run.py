@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from arq.cron import CronJob
@@ -22,6 +21,7 @@ from ..monitor import Outcome, Work
 from ..types import Ctx
 from . import job_failures
 from .arq_names import ArqRetry, Function, RetryJob
+from .job_timeout import JobTimeout
 from .service import WorkerContext, worker_of
 from .task import Task, fits
 
@@ -138,41 +138,3 @@ class JobRun:
         else:
             await job_failures.dead_letter(worker, ctx, job, error, decision.reason)
         return decision
-
-
-class JobTimeout:
-    """Cancels an attempt of a job at its limit; the `TimeoutError` tells which limit that is.
-
-    Args:
-        function: which may have a limit of its own.
-        seconds: the limit that applies.
-    """
-
-    __slots__ = ("_limit", "_timer")
-
-    def __init__(self, function: Function | CronJob, seconds: float) -> None:
-        name = "WORKER_JOB_TIMEOUT" if function.timeout_s is None else "its own timeout"
-        self._limit = seconds, name
-        self._timer = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        """Start the timer."""
-        await self._timer.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the timer.
-
-        Raises:
-            TimeoutError: the limit was reached.
-        """
-        try:
-            await self._timer.__aexit__(kind, error, trace)
-        except TimeoutError as exc:
-            seconds, name = self._limit
-            msg = f"it took longer than {seconds:g} s ({name})"
-            raise TimeoutError(msg) from exc

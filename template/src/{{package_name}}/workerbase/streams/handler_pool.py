@@ -190,7 +190,8 @@ class HandlerPool:
         try:
             if self._is_monitored:
                 with self.worker.monitors.around(work_of(delivery, header)):
-                    await self._finish(slot, self._start(delivery, header))
+                    if (rest := self._start(delivery, header)) is not None:
+                        await self._finish(slot, rest)
             elif (rest := self._start(delivery, header)) is not None:
                 await self._finish(slot, rest)
         except asyncio.CancelledError as exc:
@@ -233,14 +234,12 @@ class HandlerPool:
         )
         return own_context.start(route.run(header.data, context))
 
-    async def _finish(self, slot: Slot, rest: own_context.Rest | None) -> None:
+    async def _finish(self, slot: Slot, rest: own_context.Rest) -> None:
         """Run what is left of the handler.
 
         Raises:
             TimeoutError: it took too long.
         """
-        if rest is None:
-            return
         try:
             await rest
         except asyncio.CancelledError as exc:
